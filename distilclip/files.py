@@ -1,0 +1,42 @@
+"""Files that are there whole or not at all: written beside their place, then moved into it."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file in the same folder, then rename it to `path`.
+
+    The rename is atomic: a reader, or a process that is killed, finds the old file or the new
+    one, never half of either. Whatever goes wrong, the temporary file goes away.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        mask = os.umask(0)  # mkstemp makes files private; give them the usual permissions
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` and a final newline to `path`, whole."""
+    write_whole(path, lambda file: file.write_text(text + "\n", encoding="utf-8"))
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write named tensors and a few strings to a safetensors file, whole."""
+    contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    write_whole(path, lambda file: save_file(contiguous, file, metadata))

@@ -1,0 +1,254 @@
+"""Two encoders, one space: images and captions go in, unit vectors that can be compared come out.
+
+The ViT and the DistilBERT each end in a linear projection to `embed_dim` numbers; the cosine of
+the two says how well a picture and a sentence fit. Built in chapter 6, after Radford et al.,
+"Learning Transferable Visual Models From Natural Language Supervision" (2021).
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoTokenizer, DistilBertConfig, DistilBertModel
+from transformers.utils import ModelOutput
+
+from distilclip.data import normalise_pixels, pixels_of
+from distilclip.files import save_tensors, write_text
+from distilclip.hub import checkpoint_files, find_file
+from distilclip.loss import cosines
+from distilclip.text import TextEncoder
+from distilclip.vit import ViT, ViTConfig
+
+
+@dataclass
+class DistilCLIPConfig:
+    """Everything that `DistilCLIP` needs to know.
+
+    `text_model` names the pretrained text encoder ("minilm", a folder, a Hub id). `image_pool`
+    is "first" (the [CLS] token, or the first patch where there is none) or "mean" (over the
+    patches). `projection_norm` puts a LayerNorm behind each projection. `image_mean` and
+    `image_std` are a channel each, for pixels in [0, 1].
+    """
+
+    vision: ViTConfig = field(default_factory=ViTConfig)
+    text_model: str = "distilbert-base-uncased"
+    text_pool: str | None = None
+    embed_dim: int = 256
+    image_pool: str = "first"
+    projection_norm: bool = False
+    temperature: float = 0.07
+    max_logit_scale: float = 100.0
+    image_mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    image_std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    max_text_length: int = 64
+    pad_to_max_length: bool = False
+
+    def __post_init__(self):
+        if isinstance(self.vision, dict):
+            self.vision = ViTConfig(**self.vision)
+        self.image_mean, self.image_std = tuple(self.image_mean), tuple(self.image_std)
+        if self.image_pool not in ("first", "mean"):
+            raise ValueError(f"image_pool must be 'first' or 'mean', got {self.image_pool!r}.")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {self.temperature}.")
+
+
+@dataclass
+class DistilCLIPOutput(ModelOutput):
+    """Unit vectors (B, E) of both sides, and their scaled cosines (B, B) in both directions."""
+
+    image_embeds: Tensor | None = None
+    text_embeds: Tensor | None = None
+    logits_per_image: Tensor | None = None
+    logits_per_text: Tensor | None = None
+
+
+class Projection(nn.Module):
+    """A linear map into the shared space, with a LayerNorm behind it if asked: (B, D) -> (B, E)."""
+
+    def __init__(self, dim: int, embed_dim: int, norm: bool = False):
+        super().__init__()
+        self.linear = nn.Linear(dim, embed_dim, bias=norm)
+        self.norm = nn.LayerNorm(embed_dim) if norm else nn.Identity()
+        nn.init.normal_(self.linear.weight, std=dim**-0.5)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.norm(self.linear(features))
+
+
+class DistilCLIP(nn.Module):
+    """A from-scratch ViT and a pretrained DistilBERT that meet in one space.
+
+    `DistilCLIP(config)` makes the ViT and the projections new and loads the text encoder by its
+    name; a `TextEncoder` can be given instead.
+    """
+
+    def __init__(self, config: DistilCLIPConfig, text: TextEncoder | None = None):
+        super().__init__()
+        self.config = config
+        self.vision = ViT(config.vision)
+        self.text = text or TextEncoder.from_pretrained(config.text_model, config.text_pool)
+        self.image_projection = Projection(
+            config.vision.dim, config.embed_dim, config.projection_norm
+        )
+        self.text_projection = Projection(self.text.dim, config.embed_dim, config.projection_norm)
+        self.log_logit_scale = nn.Parameter(torch.tensor(math.log(1 / config.temperature)))
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """1 / temperature, learnt as its logarithm and never above `max_logit_scale`."""
+        return self.log_logit_scale.exp().clamp(max=self.config.max_logit_scale)
+
+    def embed_image(self, pixel_values: Tensor) -> Tensor:
+        """Normalised pixels (B, C, H, W) -> unit vectors (B, E), with gradients."""
+        tokens = self.vision(pixel_values)
+        if self.config.image_pool == "first":
+            features = tokens[:, 0]
+        else:
+            features = tokens[:, int(self.config.vision.cls_token) :].mean(dim=1)
+        return F.normalize(self.image_projection(features).float(), dim=-1)
+
+    def embed_text_features(self, features: Tensor) -> Tensor:
+        """What the text encoder gives (B, D) -> unit vectors (B, E), with gradients."""
+        return F.normalize(self.text_projection(features).float(), dim=-1)
+
+    def embed_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Token ids and mask (B, T) -> unit vectors (B, E), with gradients."""
+        return self.embed_text_features(self.text(input_ids, attention_mask))
+
+    def forward(
+        self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor
+    ) -> DistilCLIPOutput:
+        image_embeds = self.embed_image(pixel_values)
+        text_embeds = self.embed_text(input_ids, attention_mask)
+        logits = self.logit_scale * cosines(image_embeds, text_embeds)
+        return DistilCLIPOutput(image_embeds, text_embeds, logits, logits.T)
+
+    @torch.no_grad()
+    def encode_image(
+        self, images: Tensor | Sequence[Image.Image] | Image.Image, batch_size: int = 64
+    ) -> Tensor:
+        """PIL images, or a tensor (B, 3, H, W), -> unit vectors (B, E), without gradients.
+
+        A uint8 tensor holds pixels from 0 to 255; a float tensor is taken as already normalised.
+        """
+        if isinstance(images, Image.Image):
+            images = [images]
+        was_training, device = self.training, self.log_logit_scale.device
+        self.eval()
+        embeds = [torch.empty(0, self.config.embed_dim, device=device)]
+        for start in range(0, len(images), batch_size):
+            batch = images[start : start + batch_size]
+            if not isinstance(batch, Tensor):
+                batch = pixels_of(batch, self.config.vision.image_size)
+            embeds.append(self.embed_image(self.normalise(batch.to(device))))
+        self.train(was_training)
+        return torch.cat(embeds)
+
+    @torch.no_grad()
+    def encode_text(self, texts: str | Sequence[str], batch_size: int = 64) -> Tensor:
+        """Strings -> unit vectors (B, E), without gradients."""
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        was_training, device = self.training, self.log_logit_scale.device
+        self.eval()
+        embeds = [torch.empty(0, self.config.embed_dim, device=device)]
+        for start in range(0, len(texts), batch_size):
+            tokens = self.tokenize(texts[start : start + batch_size])
+            embeds.append(self.embed_text(**{k: v.to(device) for k, v in tokens.items()}))
+        self.train(was_training)
+        return torch.cat(embeds)
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Token ids and mask, (B, T) each, as this model's configuration wants them."""
+        return self.text.tokenize(texts, self.config.max_text_length, self.config.pad_to_max_length)
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """uint8 pixels as the ViT wants them; floats pass through."""
+        if pixels.dtype != torch.uint8:
+            return pixels
+        return normalise_pixels(pixels, self.config.image_mean, self.config.image_std)
+
+    def save_pretrained(self, folder: str | Path, text_weights: bool = True) -> None:
+        """Write config.json, model.safetensors and the tokenizer into `folder`.
+
+        With `text_weights=False` the text encoder is left out, and `from_pretrained` loads it by
+        its name: right for a frozen encoder that everyone can fetch. Each file is written whole
+        or not at all.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {
+            name: tensor
+            for name, tensor in self.state_dict().items()
+            if text_weights or not name.startswith("text.")
+        }
+        save_tensors(tensors, folder / "model.safetensors", {"format": "pt"})
+        if text_weights:
+            self.text.tokenizer.save_pretrained(folder)
+        description = {
+            "model_type": "distilclip",
+            **asdict(self.config),
+            "text_pool": self.text.pool,
+            "text_config": self.text.model.config.to_dict() if text_weights else None,
+        }
+        write_text(folder / "config.json", json.dumps(description, indent=2))
+
+    @classmethod
+    def from_pretrained(cls, folder_or_hub_id: str | Path) -> "DistilCLIP":
+        """Load what `save_pretrained` wrote, from a folder or the Hub, ready for inference.
+
+        Raises FileNotFoundError where there is nothing, ValueError where it is something else.
+        """
+        config_file, *weight_files = checkpoint_files(folder_or_hub_id)
+        description = _read_model_config(config_file)
+        text_config = description.pop("text_config", None)
+        config = DistilCLIPConfig(**description)
+        text = None
+        if text_config is not None:
+            find_file(folder_or_hub_id, "tokenizer.json")
+            text_config = DistilBertConfig.from_dict(text_config)
+            text = TextEncoder(
+                DistilBertModel(text_config),
+                AutoTokenizer.from_pretrained(str(folder_or_hub_id), config=text_config),
+                config.text_pool or "cls",
+                config.text_model,
+            )
+        model = cls(config, text)
+        tensors = {}
+        for file in weight_files:
+            tensors.update(load_file(file))
+        ours = {n: t for n, t in model.state_dict().items() if text or not n.startswith("text.")}
+        wrong = [n for n in ours | tensors if _shape_of(ours, n) != _shape_of(tensors, n)]
+        if wrong:
+            raise ValueError(
+                f"{folder_or_hub_id} does not fit its config.json: {len(wrong)} tensors are "
+                f"missing, unknown or of another shape, the first of them {wrong[0]}."
+            )
+        model.load_state_dict(tensors, strict=False)
+        return model.eval()
+
+
+def _shape_of(tensors: dict[str, Tensor], name: str) -> tuple[int, ...] | None:
+    """The shape of the tensor called `name`, None where there is none."""
+    return tuple(tensors[name].shape) if name in tensors else None
+
+
+def _read_model_config(config_file: Path) -> dict:
+    """The contents of a config.json that `save_pretrained` wrote, less its `model_type`."""
+    try:
+        description = json.loads(config_file.read_text())
+    except json.JSONDecodeError:
+        raise ValueError(f"{config_file} is not valid JSON.") from None
+    if not isinstance(description, dict) or description.pop("model_type", None) != "distilclip":
+        raise ValueError(
+            f"{config_file} does not describe a DistilCLIP model; give a folder that "
+            "'distilclip train' or save_pretrained wrote."
+        )
+    return description

@@ -1,0 +1,235 @@
+"""A Vision Transformer: pixels go in, one vector a patch (and a [CLS] token) comes out.
+
+Patch tokens, position embeddings, and a stack of pre-norm blocks of attention and MLP. Built in
+chapter 3, after Dosovitskiy et al., "An Image is Worth 16x16 Words" (2021); the checkpoints of
+`transformers`' ViT load into it exactly.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from distilclip.attention import MultiHeadAttention
+from distilclip.hub import checkpoint_files
+from distilclip.patches import PatchEmbedding
+
+
+@dataclass
+class ViTConfig:
+    """The shape of a ViT. The defaults are those of ViT-B/16 at 224 pixels.
+
+    `cls_token` and `final_norm` exist because the system that this book starts from has
+    neither; `patch_dropout` is the share of patches left out while training (Li et al., 2023).
+    """
+
+    image_size: int = 224
+    patch_size: int = 16
+    in_channels: int = 3
+    dim: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    mlp_ratio: float = 4.0
+    dropout: float = 0.0
+    patch_dropout: float = 0.0
+    layer_norm_eps: float = 1e-12
+    cls_token: bool = True
+    final_norm: bool = True
+
+    def __post_init__(self):
+        for name in ("image_size", "patch_size", "in_channels", "dim", "depth", "num_heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name in ("dropout", "patch_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}.")
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"image_size {self.image_size} is not divisible by patch_size {self.patch_size}: "
+                "choose a patch size that divides the image size, such as 16 for 224."
+            )
+        if self.dim % self.num_heads:
+            raise ValueError(
+                f"dim {self.dim} is not divisible by num_heads {self.num_heads}: "
+                "every head gets an equal share of the channels."
+            )
+
+
+class MLP(nn.Module):
+    """Two linear layers with a GELU between them, for each token alone: (B, N, D) -> (B, N, D)."""
+
+    def __init__(self, dim: int, hidden_dim: int, dropout: float = 0.0):
+        super().__init__()
+        self.up = nn.Linear(dim, hidden_dim)
+        self.down = nn.Linear(hidden_dim, dim)
+        self.activation = nn.GELU()
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.dropout(self.down(self.activation(self.up(tokens))))
+
+
+class Block(nn.Module):
+    """One pre-norm transformer block: (B, N, D) -> (B, N, D).
+
+    Attention moves information between tokens, the MLP works on each token. Both read a
+    normalised copy and add to the stream, which itself is never normalised.
+    """
+
+    def __init__(self, config: ViTConfig):
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(config.dim, eps=config.layer_norm_eps)
+        self.attention = MultiHeadAttention(config.dim, config.num_heads, config.dropout)
+        self.mlp_norm = nn.LayerNorm(config.dim, eps=config.layer_norm_eps)
+        self.mlp = MLP(config.dim, round(config.dim * config.mlp_ratio), config.dropout)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        tokens = tokens + self.attention(self.attention_norm(tokens))
+        return tokens + self.mlp(self.mlp_norm(tokens))
+
+
+def drop_patches(tokens: Tensor, share: float) -> Tensor:
+    """Keep a random subset of each image's patch tokens: (B, N, D) -> (B, kept, D).
+
+    Each image keeps its own patches, at least one. FLIP (Li et al., 2023) trains on half of
+    them: attention and MLP then cost half or less.
+    """
+    batch, count, dim = tokens.shape
+    kept = max(1, round(count * (1 - share)))
+    order = torch.rand(batch, count, device=tokens.device).argsort(dim=1)[:, :kept]
+    return tokens.gather(1, order.unsqueeze(-1).expand(-1, -1, dim))
+
+
+class ViT(nn.Module):
+    """Vision Transformer: pixel_values (B, C, H, W) -> tokens (B, 1 + N, D), [CLS] first.
+
+    The tokens come out of the final LayerNorm. Without `cls_token` there are N, without
+    `final_norm` they come as the last block leaves them.
+    """
+
+    def __init__(self, config: ViTConfig):
+        super().__init__()
+        self.config = config
+        self.patch_embedding = PatchEmbedding(
+            config.image_size, config.patch_size, config.in_channels, config.dim
+        )
+        num_tokens = self.patch_embedding.num_patches + config.cls_token
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.dim)) if config.cls_token else None
+        self.position_embedding = nn.Parameter(torch.zeros(1, num_tokens, config.dim))
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.norm = (
+            nn.LayerNorm(config.dim, eps=config.layer_norm_eps)
+            if config.final_norm
+            else nn.Identity()
+        )
+        initialise(self)
+
+    def embed(self, pixel_values: Tensor) -> Tensor:
+        """Patch tokens with their positions, [CLS] in front: what the first block reads."""
+        tokens = self.patch_embedding(pixel_values)
+        if self.cls_token is None:
+            tokens = tokens + self.position_embedding
+        else:
+            tokens = tokens + self.position_embedding[:, 1:]
+        if self.training and self.config.patch_dropout:
+            tokens = drop_patches(tokens, self.config.patch_dropout)
+        if self.cls_token is not None:
+            cls = self.cls_token + self.position_embedding[:, :1]
+            tokens = torch.cat([cls.expand(len(tokens), -1, -1), tokens], dim=1)
+        return self.dropout(tokens)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        tokens = self.embed(pixel_values)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.norm(tokens)
+
+    @classmethod
+    def from_pretrained(cls, path_or_hub_id: str | Path) -> "ViT":
+        """Load any `transformers` ViT checkpoint: a folder or a Hub id, safetensors only.
+
+        Raises FileNotFoundError where there is no such checkpoint, and ValueError where it is
+        not a ViT that this class can represent exactly.
+        """
+        return load_vit(cls, path_or_hub_id)
+
+
+def initialise(module: nn.Module) -> None:
+    """Truncated normal of width 0.02 for weights and position embeddings, zero for biases."""
+    for child in module.modules():
+        if isinstance(child, nn.Linear):
+            nn.init.trunc_normal_(child.weight, std=0.02)
+            nn.init.zeros_(child.bias)
+    for name in ("cls_token", "position_embedding"):
+        if getattr(module, name, None) is not None:
+            nn.init.trunc_normal_(getattr(module, name), std=0.02)
+
+
+def load_vit(vit_class: type[ViT], path_or_hub_id: str | Path) -> ViT:
+    """Build `vit_class` from a checkpoint in the layout that `transformers` writes."""
+    config_file, *weight_files = checkpoint_files(path_or_hub_id)
+    source = json.loads(config_file.read_text())
+    if source.get("model_type") != "vit" or source.get("hidden_act", "gelu") != "gelu":
+        raise ValueError(
+            f"{path_or_hub_id} holds a model of type {source.get('model_type')!r} with activation "
+            f"{source.get('hidden_act')!r}; ViT.from_pretrained reads type 'vit' with 'gelu'."
+        )
+    if not source.get("qkv_bias", True):
+        raise ValueError(f"{path_or_hub_id} has no biases in its queries, keys and values.")
+    config = ViTConfig(
+        image_size=source.get("image_size", 224),
+        patch_size=source.get("patch_size", 16),
+        in_channels=source.get("num_channels", 3),
+        dim=source.get("hidden_size", 768),
+        depth=source.get("num_hidden_layers", 12),
+        num_heads=source.get("num_attention_heads", 12),
+        mlp_ratio=source.get("intermediate_size", 3072) / source.get("hidden_size", 768),
+        layer_norm_eps=source.get("layer_norm_eps", 1e-12),
+    )
+    tensors = {}
+    for file in weight_files:
+        tensors.update(load_file(file))
+    vit = vit_class(config)
+    try:
+        vit.load_state_dict(rename_vit_tensors(tensors, config.depth))
+    except KeyError as error:
+        raise ValueError(f"{path_or_hub_id} lacks the tensor {error}: not a ViT.") from None
+    return vit
+
+
+def rename_vit_tensors(tensors: dict[str, Tensor], depth: int) -> dict[str, Tensor]:
+    """The tensors of a `transformers` ViT checkpoint under our names and in our shapes."""
+    theirs = {name.removeprefix("vit."): tensor for name, tensor in tensors.items()}
+    ours = {
+        "cls_token": theirs["embeddings.cls_token"],
+        "position_embedding": theirs["embeddings.position_embeddings"],
+        # A convolution's kernel (D, C, P, P), laid flat, is the linear layer's weight.
+        "patch_embedding.projection.weight": theirs[
+            "embeddings.patch_embeddings.projection.weight"
+        ].flatten(1),
+        "patch_embedding.projection.bias": theirs["embeddings.patch_embeddings.projection.bias"],
+        "norm.weight": theirs["layernorm.weight"],
+        "norm.bias": theirs["layernorm.bias"],
+    }
+    for layer in range(depth):
+        source, target = f"encoder.layer.{layer}.", f"blocks.{layer}."
+        for kind in ("weight", "bias"):
+            ours[f"{target}attention.qkv.{kind}"] = torch.cat(
+                [
+                    theirs[f"{source}attention.attention.{n}.{kind}"]
+                    for n in ("query", "key", "value")
+                ]
+            )
+            for ours_name, theirs_name in (
+                ("attention.output", "attention.output.dense"),
+                ("mlp.up", "intermediate.dense"),
+                ("mlp.down", "output.dense"),
+                ("attention_norm", "layernorm_before"),
+                ("mlp_norm", "layernorm_after"),
+            ):
+                ours[f"{target}{ours_name}.{kind}"] = theirs[f"{source}{theirs_name}.{kind}"]
+    return ours

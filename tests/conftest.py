@@ -1,0 +1,35 @@
+"""What several tests share: small models with random weights, and no network."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+from transformers import AutoTokenizer, DistilBertConfig, DistilBertModel
+
+from distilclip.model import DistilCLIP, DistilCLIPConfig
+from distilclip.text import TextEncoder, _resolve_text_name
+from distilclip.vit import ViTConfig
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(_resolve_text_name("minilm")[0])
+
+
+@pytest.fixture
+def small_text(tokenizer):
+    torch.manual_seed(0)
+    config = DistilBertConfig(
+        vocab_size=len(tokenizer), dim=32, n_layers=2, n_heads=4, hidden_dim=64
+    )
+    return TextEncoder(DistilBertModel(config).eval(), tokenizer, "mean", "random")
+
+
+@pytest.fixture
+def small_model(small_text):
+    torch.manual_seed(1)
+    vision = ViTConfig(image_size=32, patch_size=8, dim=32, depth=2, num_heads=4)
+    config = DistilCLIPConfig(vision=vision, text_model="random", embed_dim=16)
+    return DistilCLIP(config, small_text).eval()

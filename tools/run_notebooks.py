@@ -1,0 +1,47 @@
+"""Run notebooks from top to bottom and store their outputs: all of them, or those named.
+
+    python tools/run_notebooks.py [notebooks/01_patches.ipynb ...]
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(path: Path) -> None:
+    """Execute `path` in its own folder and write it back, without times or machine's traits."""
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(notebook, timeout=900, resources={"metadata": {"path": path.parent}})
+    started = time.perf_counter()
+    client.execute()
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            cell.outputs = [keep for keep in cell.outputs if keep.get("name") != "stderr"]
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    nbformat.write(notebook, path)
+    print(f"{path.name}: {time.perf_counter() - started:.1f} s", flush=True)
+
+
+def main() -> int:
+    paths = [Path(name) for name in sys.argv[1:]] or sorted((ROOT / "notebooks").glob("*.ipynb"))
+    for path in paths:
+        try:
+            run(path)
+        except CellExecutionError as error:
+            print(f"{path.name}: {error}", file=sys.stderr)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
