@@ -186,7 +186,7 @@ class TrainingPairs:
         own = self.caption_ids[rows]
         drawn = own.gather(1, choice.unsqueeze(1)).squeeze(1)
         positives = (own.unsqueeze(1) == drawn.view(1, -1, 1)).any(dim=-1)
-        return Batch(self.pixels[rows], drawn, positives)
+        return Batch(self.pixels.index_select(0, rows), drawn, positives)
 
     def epoch(self, batch_size: int, seed: int, epoch: int) -> Iterator[Tensor]:
         """Rows (B) of each batch of an epoch, shuffled; the incomplete last batch is left out.

@@ -26,6 +26,8 @@ from distilclip.loss import cosines
 from distilclip.text import TextEncoder
 from distilclip.vit import ViT, ViTConfig
 
+EMOJI_MODEL = Path(__file__).parent / "emoji" / "model"
+
 
 @dataclass
 class DistilCLIPConfig:
@@ -204,8 +206,11 @@ class DistilCLIP(nn.Module):
     def from_pretrained(cls, folder_or_hub_id: str | Path) -> "DistilCLIP":
         """Load what `save_pretrained` wrote, from a folder or the Hub, ready for inference.
 
-        Raises FileNotFoundError where there is nothing, ValueError where it is something else.
+        "emoji" is the model that comes with this package, trained by the preset `cpu`. Raises
+        FileNotFoundError where there is nothing, ValueError where it is something else.
         """
+        if str(folder_or_hub_id) == "emoji":
+            folder_or_hub_id = EMOJI_MODEL
         config_file, *weight_files = checkpoint_files(folder_or_hub_id)
         description = _read_model_config(config_file)
         text_config = description.pop("text_config", None)

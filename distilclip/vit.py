@@ -158,15 +158,21 @@ class ViT(nn.Module):
         return load_vit(cls, path_or_hub_id)
 
 
-def initialise(module: nn.Module) -> None:
-    """Truncated normal of width 0.02 for weights and position embeddings, zero for biases."""
-    for child in module.modules():
-        if isinstance(child, nn.Linear):
-            nn.init.trunc_normal_(child.weight, std=0.02)
-            nn.init.zeros_(child.bias)
-    for name in ("cls_token", "position_embedding"):
-        if getattr(module, name, None) is not None:
-            nn.init.trunc_normal_(getattr(module, name), std=0.02)
+def initialise(vit: "ViT") -> None:
+    """Start the weights so that every layer passes on about as much as it gets.
+
+    Matrices by Glorot and Bengio (2010): a uniform range that shrinks with a layer's width. A
+    fixed small width of 0.02, as BERT and many a ViT have it, suits 768 channels and long
+    training; a narrow ViT that trains for minutes learns faster from these. Biases start at
+    zero, positions about as long as a patch token.
+    """
+    for module in vit.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+    nn.init.trunc_normal_(vit.position_embedding, std=vit.config.dim**-0.5)
+    if vit.cls_token is not None:
+        nn.init.trunc_normal_(vit.cls_token, std=vit.config.dim**-0.5)
 
 
 def load_vit(vit_class: type[ViT], path_or_hub_id: str | Path) -> ViT:

@@ -154,7 +154,7 @@ def badge(path: Path, address: str) -> str:
     """The button that opens a notebook in Colab, for its first cell."""
     place = f"{address.removeprefix('https://')}/blob/main/notebooks/{path.name}"
     return (
-        "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+        "[![Open in Colab](../book/figures/colab.svg)]"
         f"(https://colab.research.google.com/{place.replace('github.com', 'github', 1)})"
     )
 

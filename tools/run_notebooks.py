@@ -1,6 +1,6 @@
 """Run notebooks from top to bottom and store their outputs: all of them, or those named.
 
-    python tools/run_notebooks.py [notebooks/01_patches.ipynb ...]
+python tools/run_notebooks.py [notebooks/01_patches.ipynb ...]
 """
 
 import sys
@@ -26,7 +26,7 @@ def run(path: Path) -> None:
             cell.outputs = [keep for keep in cell.outputs if keep.get("name") != "stderr"]
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
+        "language_info": {"name": "python", "pygments_lexer": "ipython3"},
     }
     nbformat.write(notebook, path)
     print(f"{path.name}: {time.perf_counter() - started:.1f} s", flush=True)

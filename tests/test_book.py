@@ -1,0 +1,81 @@
+"""The book and the package are one: same code, same addresses, and every picture described."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+MIRROR = [sys.executable, str(ROOT / "tools" / "mirror.py"), "--check"]
+
+
+def test_notebooks_mirror_the_package():
+    done = subprocess.run(MIRROR, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_mirror_check_can_fail(tmp_path):
+    for name in ("tools", "distilclip", "notebooks"):
+        (tmp_path / name).mkdir()
+    for file in (ROOT / "distilclip").glob("*.py"):
+        (tmp_path / "distilclip" / file.name).write_text(file.read_text())
+    for name in ("README.md", "CITATION.cff", "_config.yml", "pyproject.toml", "tools/mirror.py"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    notebook = nbformat.v4.new_notebook()
+    notebook.cells = [nbformat.v4.new_code_cell("def patchify(images):\n    return images")]
+    nbformat.write(notebook, tmp_path / "notebooks" / "01_patches.ipynb")
+    command = [sys.executable, str(tmp_path / "tools" / "mirror.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "patchify in cell 0 of 01_patches.ipynb is not the code of distilclip/patches.py" in (
+        done.stderr
+    )
+    assert "PatchEmbedding of distilclip/patches.py is built in no notebook" in done.stderr
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_complete(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert "setup" in code[0].metadata.get("tags", [])
+    assert notebook.cells[0].source.startswith("# ")
+    for cell in code:
+        assert not any(output.output_type == "error" for output in cell.outputs)
+        pictured = any("image/png" in output.get("data", {}) for output in cell.outputs)
+        described = cell.metadata.get("mystnb", {}).get("image", {}).get("alt")
+        assert bool(described) or not pictured, f"no alt text: {cell.source[:60]}"
+    with_output = [cell for cell in code if cell.outputs]
+    ignored = [c for c in with_output if "nbval-ignore-output" in c.metadata.get("tags", [])]
+    assert len(ignored) <= 0.1 * len(with_output)
+    assert not any("nbval-skip" in cell.metadata.get("tags", []) for cell in code)
+
+
+def test_every_notebook_and_page_is_in_the_table_of_contents():
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    listed = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
+    listed.append(toc["root"])
+    assert len(listed) == len(set(listed))
+    pages = [p.relative_to(ROOT).with_suffix("") for p in (ROOT / "book").glob("*.md")]
+    pages += [path.relative_to(ROOT).with_suffix("") for path in NOTEBOOKS]
+    assert {path.as_posix() for path in pages} == set(listed)
+
+
+def test_requirements_pin_everything_and_fit_the_ranges():
+    import tomllib
+
+    from packaging.requirements import Requirement
+
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    versions = {pin.name: next(iter(pin.specifier)).version for pin in pins}
+    assert all(len(pin.specifier) == 1 and str(pin.specifier).startswith("==") for pin in pins)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for requirement in map(Requirement, project["dependencies"]):
+        assert versions[requirement.name] in requirement.specifier
+    given = {"torch", "transformers", "datasets", "jupyter-book", "matplotlib", "nbval", "einops"}
+    assert given <= set(versions)
