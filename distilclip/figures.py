@@ -84,20 +84,21 @@ def show_table(
     **options,
 ) -> None:
     """A heat map of `values` on `axis`, with the numbers written in and both sides labelled."""
-    axis.imshow(values, **options)
+    image = axis.imshow(values, **options)
     axis.grid(False)
     axis.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
     axis.set_yticks(range(len(rows)), rows)
-    middle = (float(values.max()) + float(values.min())) / 2
     for row in range(len(rows)):
         for column in range(len(columns)):
             value = float(values[row, column])
+            red, green, blue, _ = image.cmap(image.norm(value))
+            is_dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
             axis.text(
                 column,
                 row,
                 f"{value:.{digits}f}",
                 ha="center",
                 va="center",
-                color=PAPER if value < middle else INK,
+                color=PAPER if is_dark else INK,
                 fontsize=9,
             )

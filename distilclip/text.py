@@ -150,7 +150,7 @@ class TextEncoder(nn.Module):
             model = _load_text_model(source, config.model_type)
         except OSError:
             raise FileNotFoundError(_missing_text_encoder(name)) from None
-        return cls(model, tokenizer, pool or default_pool, str(name))
+        return cls(model, tokenizer, pool or default_pool, str(name)).eval()
 
 
 def _load_text_model(source: str, model_type: str) -> DistilBertModel:

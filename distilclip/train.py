@@ -431,6 +431,8 @@ def train_step(
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_gradient)
     scaler.step(optimizer)
     scaler.update()
+    with torch.no_grad():  # past its limit the scale has no gradient that could bring it back
+        model.log_logit_scale.clamp_(max=math.log(model.config.max_logit_scale))
     return value
 
 

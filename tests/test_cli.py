@@ -9,7 +9,18 @@ from PIL import Image
 
 from distilclip.cli import main
 
-TINY = ["--image-size", "32", "--dim", "16", "--depth", "1", "--num-heads", "2", "--batch-size", "8"]
+TINY = [
+    "--image-size",
+    "32",
+    "--dim",
+    "16",
+    "--depth",
+    "1",
+    "--num-heads",
+    "2",
+    "--batch-size",
+    "8",
+]
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ def test_the_diagonal_alone_as_positives_changes_nothing():
     assert abs(plain - masked) < 1e-12
 
 
-def test_a_second_right_caption_is_never_pushed_away():
+def test_a_second_right_caption_is_no_negative():
     torch.manual_seed(0)
     images, texts = unit(4, 8), unit(4, 8)
     texts[1] = texts[0]  # images 0 and 1 share a caption

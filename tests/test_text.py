@@ -80,6 +80,15 @@ def test_encode_keeps_the_order_and_the_mode(small_text):
         assert (feature - alone).abs().max() < 1e-6
 
 
+def test_a_loaded_encoder_stays_in_evaluation_mode():
+    encoder = TextEncoder.from_pretrained("minilm")
+    encoder.encode(TEXTS)
+    assert not encoder.training and not encoder.model.training
+    tokens = encoder.tokenize(TEXTS)
+    with torch.no_grad():
+        assert torch.equal(encoder(**tokens), encoder(**tokens))
+
+
 def test_long_captions_are_cut(small_text):
     assert small_text.tokenize(["word " * 500])["input_ids"].shape == (1, 64)
 

@@ -25,7 +25,9 @@ def shapes(tmp_path_factory):
             x, y = 2 + 8 * (place % 4), 4 + 14 * (place // 4)
             ImageDraw.Draw(image).rectangle((x, y, x + 6, y + 8), fill=colour)
             image.save(folder / f"{number}{place}.png")
-            words = f"a {colour} box in column {place % 4} of the {'top' if place < 4 else 'bottom'}"
+            words = (
+                f"a {colour} box in column {place % 4} of the {'top' if place < 4 else 'bottom'}"
+            )
             (folder / f"{number}{place}.txt").write_text(f"{words}\n{colour} {words}\n")
     return folder
 

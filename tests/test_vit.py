@@ -78,9 +78,7 @@ def test_the_original_systems_flaws_can_be_had():
 
 
 def test_patch_dropout_keeps_cls_and_acts_only_in_training():
-    config = ViTConfig(
-        image_size=32, patch_size=8, dim=8, depth=1, num_heads=2, patch_dropout=0.75
-    )
+    config = ViTConfig(image_size=32, patch_size=8, dim=8, depth=1, num_heads=2, patch_dropout=0.75)
     vit, images = ViT(config), torch.randn(2, 3, 32, 32)
     assert vit(images).shape == (2, 1 + 4, 8)
     assert vit.eval()(images).shape == (2, 1 + 16, 8)

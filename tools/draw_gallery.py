@@ -31,12 +31,13 @@ def main() -> None:
     scores = model.encode_text(QUERIES) @ model.encode_image(pixels).T
     columns = 8
     figure, axes = plt.subplots(len(QUERIES), columns, figsize=(8, 7.2))
-    figure.get_layout_engine().set(h_pad=0.12)
+    figure.set_layout_engine("none")
+    figure.subplots_adjust(0, 0, 1, 0.95, wspace=0.05, hspace=0.4)
     for row, query in enumerate(QUERIES):
         for column, index in enumerate(scores[row].topk(columns).indices.tolist()):
             axes[row, column].imshow(test[index]["image"])
             axes[row, column].axis("off")
-        axes[row, 0].set_title(f"“{query}”", loc="left", fontsize=12).set_in_layout(False)
+        axes[row, 0].set_title(f"“{query}”", loc="left", fontsize=12)
     figure.savefig(FILE, dpi=110)
     print(FILE)
 
