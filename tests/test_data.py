@@ -202,7 +202,7 @@ def test_too_few_pictures_to_split_are_refused(tmp_path):
 @pytest.mark.parametrize("name", ["emojis", "./nowhere", "/nowhere/at/all", ""])
 def test_unknown_sources_are_refused(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="Unknown data source|No captioned pictures"):
+    with pytest.raises(ValueError, match=r"Unknown data source|No captioned pictures"):
         load_pairs(name)
 
 

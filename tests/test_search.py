@@ -87,7 +87,7 @@ def test_class_probabilities_sum_to_one_and_ensemble_templates(small_model):
 
 
 def test_a_template_needs_a_place_for_the_name(small_model):
-    with pytest.raises(ValueError, match="has no {}"):
+    with pytest.raises(ValueError, match=r"has no {}"):
         zero_shot_classify(small_model, [], ["cat"], ["a picture"])
     with pytest.raises(ValueError, match="at least one class"):
         zero_shot_classify(small_model, [], [])

@@ -94,7 +94,7 @@ def test_long_captions_are_cut(small_text):
 
 
 def test_absent_weights_give_one_sentence():
-    with pytest.raises(FileNotFoundError, match="Cannot get 'nobody/nothing'.*minilm"):
+    with pytest.raises(FileNotFoundError, match=r"Cannot get 'nobody/nothing'.*minilm"):
         TextEncoder.from_pretrained("nobody/nothing")
 
 

@@ -56,7 +56,7 @@ def test_learning_starts_at_ln_n_and_learns(shapes, tmp_path):
     assert len(losses) == 40
     # With random towers a batch of 16 is a guess among 16.
     assert losses[0] == pytest.approx(math.log(16), abs=0.6)
-    assert losses[-1] < 0.5 * losses[0]
+    assert losses[-1] < 0.7 * math.log(16)
     test = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert test["split"] == "test" and test["t2i_r5"] == result.metrics["test"]["t2i_r5"]
     loaded = DistilCLIP.from_pretrained(tmp_path / "run")
@@ -77,7 +77,7 @@ def test_a_locked_text_encoder_stays_as_it_was_and_a_tuned_one_moves(shapes, tmp
 
 
 @pytest.mark.parametrize("text_lr", [0.0, 1e-4])
-@pytest.mark.parametrize("stop", [1, 4, 7])
+@pytest.mark.parametrize("stop", [1, 3, 5])
 def test_a_resumed_run_ends_with_the_same_weights(shapes, tmp_path, monkeypatch, stop, text_lr):
     changes = {"text_lr": text_lr, "dropout": 0.1, "patch_dropout": 0.25, "augmentation": 1.0}
     changes["epochs"] = 3 if text_lr == 0 else 2

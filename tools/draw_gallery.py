@@ -32,7 +32,6 @@ def main() -> None:
     columns = 8
     figure, axes = plt.subplots(len(QUERIES), columns, figsize=(8, 7.2))
     figure.set_layout_engine("none")
-    figure.subplots_adjust(0, 0, 1, 0.95, wspace=0.05, hspace=0.4)
     for row, query in enumerate(QUERIES):
         for column, index in enumerate(scores[row].topk(columns).indices.tolist()):
             axes[row, column].imshow(test[index]["image"])
