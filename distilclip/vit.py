@@ -163,7 +163,7 @@ def initialise(vit: "ViT") -> None:
 
     Matrices by Glorot and Bengio (2010): a uniform range that shrinks with a layer's width. A
     fixed small width of 0.02, as BERT and many a ViT have it, suits 768 channels and long
-    training; a narrow ViT that trains for minutes learns faster from these. Biases start at
+    training; on the emoji of this book a narrow ViT learned faster from these. Biases start at
     zero, positions about as long as a patch token.
     """
     for module in vit.modules():
