@@ -312,7 +312,8 @@ def train(config: TrainConfig, progress: bool = True) -> TrainResult:
     history, losses = [], []
     if state:
         load_state(state, model, optimizer, scaler)
-        history, losses = state["history"], state["losses"]
+        history = [line for line in state["history"] if line["kind"] != "final"]
+        losses = state["losses"]
     pixels = decode_pixels(splits["train"], config.image_size, progress=progress)
     pairs = TrainingPairs(pixels, splits["train"]["captions"])
     features = None

@@ -109,7 +109,7 @@ def test_a_resumed_run_ends_with_the_same_weights(shapes, tmp_path, monkeypatch,
 def test_a_finished_run_resumes_to_itself(shapes, tmp_path):
     first = train(config(shapes, tmp_path / "run"), progress=False)
     again = train(config(shapes, tmp_path / "run", resume=True), progress=False)
-    assert first.metrics == again.metrics
+    assert first.metrics == again.metrics and first.history == again.history
 
 
 def test_bfloat16_learns_what_float32_learns(shapes, tmp_path):
