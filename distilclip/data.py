@@ -6,6 +6,7 @@ tensors. Built in chapter 7.
 """
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,21 +20,22 @@ from torch import Tensor
 from tqdm import tqdm
 
 from distilclip.files import write_whole
-from distilclip.sources import load_emoji, load_folder, load_hub, load_scenes
+from distilclip.sources import decode_image, load_emoji, load_folder, load_hub, load_scenes
 
 HUB_SOURCES = {"flickr8k": "jxie/flickr8k", "naruto": "lambda/naruto-blip-captions"}
+CACHE_VERSION = 1  # to be raised when `square` gives other pixels than before
 
 
-def load_pairs(source: str | Path) -> datasets.DatasetDict:
+def load_pairs(source: str | Path, skip_broken: bool = False) -> datasets.DatasetDict:
     """Image-caption pairs with the splits train, validation and test.
 
     Every split has the columns `image` (decoded by PIL when read), `captions` (a list of one or
     more strings) and `image_id`. The sources:
 
-    - "emoji": real drawings inside this package, offline. `train` holds two styles (Noto and
-      Twemoji); `test` shows the same concepts in a style never seen (Fluent); `test_concepts`
-      shows, in that style, concepts never seen in any; `validation` holds Twemoji drawings of
-      concepts that `train` shows in Noto only.
+    - "emoji": real drawings inside this package, offline. `train` holds five styles (Noto,
+      Twemoji, OpenMoji, the older Noto blobs, EmojiOne); `test` shows the same concepts in a
+      style never seen (Fluent); `test_concepts` shows, in that style, concepts never seen in
+      any; `validation` holds Twemoji drawings of concepts that `train` shows in other styles.
     - "scenes": composed drawings made by code; `test_combinations` pairs colours and shapes
       that never meet in `train`.
     - "flickr8k", "naruto": photographs and anime images from the Hugging Face Hub.
@@ -43,7 +45,9 @@ def load_pairs(source: str | Path) -> datasets.DatasetDict:
 
     Splits that a source does not have are drawn from its `train`, the same ones each time.
     Raises ValueError for a source that is not one of these or whose contents are at fault, and
-    FileNotFoundError for one that cannot be reached.
+    FileNotFoundError for one that cannot be reached. With `skip_broken`, each picture is decoded
+    once to see whether it can be; the ones that cannot, or that have no caption, are left out,
+    counted and listed in a warning.
     """
     name = str(source)
     if name == "emoji":
@@ -51,12 +55,13 @@ def load_pairs(source: str | Path) -> datasets.DatasetDict:
     if name == "scenes":
         return load_scenes()
     if name in HUB_SOURCES:
-        return load_hub(HUB_SOURCES[name])
+        return load_hub(HUB_SOURCES[name], skip_broken)
     folder = Path(source).expanduser()
     if folder.is_dir():
-        return load_hub(folder) if any(folder.rglob("*.parquet")) else load_folder(folder)
+        load = load_hub if any(folder.rglob("*.parquet")) else load_folder
+        return load(folder, skip_broken)
     if name.count("/") == 1 and all(name.split("/")) and not name.startswith((".", "~")):
-        return load_hub(name)
+        return load_hub(name, skip_broken)
     raise ValueError(
         f"Unknown data source {name!r}: give emoji, scenes, flickr8k, naruto, a folder of pictures "
         "with captions, or a Hub id such as jxie/flickr8k."
@@ -65,9 +70,11 @@ def load_pairs(source: str | Path) -> datasets.DatasetDict:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any PIL image as upright RGB, on white where it is transparent."""
+    if not isinstance(image, Image.Image):
+        raise ValueError(f"Expected a PIL image, got a {type(image).__name__}.")
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16") or image.mode == "I":  # 16 bits a channel
-        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).astype(np.uint8))
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -101,36 +108,54 @@ def decode_pixels(
 
     With a `cache` folder the pixels are kept there, in a file named after the images' contents
     and the size, and mapped into memory: the next run starts at once and needs no RAM for them.
-    Raises ValueError that names an image that cannot be decoded.
+    A file that is damaged is made again. Raises ValueError that names an image that cannot be
+    decoded.
     """
-    if cache is None:
+    if cache is None or len(rows) == 0:
         pixels = torch.empty(len(rows), 3, size, size, dtype=torch.uint8)
         fill_pixels(pixels.numpy(), rows, size, progress)
         return pixels
-    file = Path(cache).expanduser() / f"{fingerprint(rows)}-{size}.npy"
-    if not file.is_file():
+    file = Path(cache).expanduser() / f"{fingerprint(rows)}-{size}-v{CACHE_VERSION}.npy"
+    shape = (len(rows), 3, size, size)
 
-        def write(path: Path) -> None:
-            shape = (len(rows), 3, size, size)
-            array = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
-            fill_pixels(array, rows, size, progress)
-            array.flush()
+    def write(path: Path) -> None:
+        array = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+        _reserve(path)  # a full disk ends in an error here, in a crash later
+        fill_pixels(array, rows, size, progress)
+        array.flush()
 
+    if not _holds_array(file, shape):
         write_whole(file, write)
-    return torch.from_numpy(np.load(file, mmap_mode="c"))
+    return torch.from_numpy(np.load(file, mmap_mode="c", allow_pickle=False))
+
+
+def _holds_array(file: Path, shape: tuple[int, ...]) -> bool:
+    """Whether `file` is a whole array of uint8 in this shape."""
+    try:
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return False
+    return array.shape == shape and array.dtype == np.uint8
+
+
+def _reserve(file: Path) -> None:
+    """Take the disk space that a new file will need; OSError where there is not enough."""
+    if hasattr(os, "posix_fallocate"):
+        with open(file, "r+b") as opened:
+            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
 
 
 def fill_pixels(array: np.ndarray, rows: datasets.Dataset, size: int, progress: bool) -> None:
     """Decode each image of `rows` into its place in `array` (N, 3, size, size)."""
     undecoded = rows.cast_column("image", datasets.Image(decode=False))
-    feature = datasets.Image()
     bar = tqdm(undecoded, desc="decoding images", disable=not progress or len(rows) < 500)
     for position, row in enumerate(bar):
         try:
-            image = square(feature.decode_example(row["image"]), size)
-        except Exception as error:  # PIL raises many kinds for a broken file
+            image = square(decode_image(row["image"]), size)
+        except (ValueError, OSError) as error:
             raise ValueError(
-                f"Cannot decode the image {row['image_id']!r}: {error}. Repair it, or take it out."
+                f"Cannot decode the image {row['image_id']!r}: {error}. Repair it, take it out, "
+                "or skip such pictures (skip_broken)."
             ) from None
         array[position] = np.asarray(image).transpose(2, 0, 1)
 
@@ -139,10 +164,11 @@ def fingerprint(rows: datasets.Dataset) -> str:
     """A hash of the images of a split: of their bytes, or of path, size and time of their files."""
     digest = hashlib.sha256()
     for row in rows.select_columns(["image"]).cast_column("image", datasets.Image(decode=False)):
-        content = row["image"]["bytes"]
-        if content is None:
-            status = Path(row["image"]["path"]).stat()
-            content = f"{row['image']['path']} {status.st_size} {status.st_mtime_ns}".encode()
+        image = row["image"] or {"bytes": None, "path": None}
+        content = image["bytes"] or b""
+        if not content and image["path"]:
+            status = Path(image["path"]).stat()
+            content = f"{image['path']} {status.st_size} {status.st_mtime_ns}".encode()
         digest.update(hashlib.sha256(content).digest())
     return digest.hexdigest()[:32]
 

@@ -1,7 +1,11 @@
 """Every source gives the same columns, captions keep their owners, and bad input is named."""
 
 import csv
+import errno
 import json
+import multiprocessing
+import os
+import signal
 
 import datasets
 import numpy as np
@@ -50,7 +54,8 @@ def test_emoji_has_real_pictures_and_captions(emoji):
 
 
 def test_emoji_styles_do_not_leak(emoji):
-    assert set(emoji["train"]["style"]) == {"noto", "twemoji"}
+    styles = {"noto", "twemoji", "openmoji", "blob", "emojione"}
+    assert set(emoji["train"]["style"]) == styles
     assert set(emoji["test"]["style"]) == set(emoji["test_concepts"]["style"]) == {"fluent"}
     assert set(emoji["test"]["emoji"]) <= set(emoji["train"]["emoji"])
     train = set(zip(emoji["train"]["emoji"], emoji["train"]["style"], strict=True))
@@ -237,6 +242,39 @@ def test_the_layout_of_naruto(tmp_path):
     for split in pairs.values():
         for row in split:
             assert row["captions"] == [f"a man number {row['image'].getpixel((0, 0))[0]}"]
+    ids = [i for split in pairs.values() for i in split["image_id"]]
+    assert sorted(ids) == sorted(f"train/{n}" for n in range(20))  # each picture in one split
+    again = load_pairs(tmp_path)
+    assert all(again[s]["image_id"][:] == pairs[s]["image_id"][:] for s in pairs)
+
+
+@pytest.mark.parametrize(
+    ("name", "hub_id", "sizes"),
+    [
+        ("flickr8k", "jxie/flickr8k", [6, 3, 3]),
+        ("naruto", "lambda/naruto-blip-captions", [8, 1, 1]),
+        ("someone/anything", "someone/anything", [8, 1, 1]),
+    ],
+)
+def test_the_names_of_the_hub_sources(name, hub_id, sizes, monkeypatch):
+    def columns(count):
+        texts = [f"number {n}" for n in range(count)]
+        captions = (
+            {f"caption_{c}": texts for c in range(5)} if name == "flickr8k" else {"text": texts}
+        )
+        rows = {"image": [Image.new("RGB", (5, 5))] * count, **captions}
+        return datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+
+    def on_the_hub(asked):
+        assert asked == hub_id
+        if name != "flickr8k":
+            return datasets.DatasetDict(train=columns(10))
+        return datasets.DatasetDict(train=columns(6), validation=columns(3), test=columns(3))
+
+    monkeypatch.setattr(datasets, "load_dataset", on_the_hub)
+    pairs = load_pairs(name)
+    assert [len(pairs[s]) for s in ("train", "validation", "test")] == sizes
+    assert all(len(c) == (5 if name == "flickr8k" else 1) for c in pairs["test"]["captions"])
 
 
 # Pixels
@@ -270,6 +308,121 @@ def test_decoding_once_equals_decoding_each_time(emoji, tmp_path):
     assert file.stat().st_mtime_ns == before
     decode_pixels(rows.select(range(11)), 24, cache=tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def coloured_rows(count=12, size=(9, 7)):
+    rows = [
+        {"image": Image.new("RGB", size, (20 * n, 0, 99)), "image_id": str(n)} for n in range(count)
+    ]
+    return datasets.Dataset.from_list(rows).cast_column("image", datasets.Image())
+
+
+def test_the_cache_is_named_after_contents_and_size(tmp_path):
+    rows = coloured_rows()
+    decode_pixels(rows, 8, cache=tmp_path)
+    same = coloured_rows().remove_columns("image_id").add_column("image_id", ["x"] * 12)
+    decode_pixels(same, 8, cache=tmp_path)  # other ids, the same pictures
+    assert len(list(tmp_path.iterdir())) == 1
+    turned = rows.select(range(11, -1, -1))
+    for others, size in ((rows, 9), (turned, 8), (coloured_rows(size=(7, 9)), 8)):
+        before = len(list(tmp_path.iterdir()))
+        expected = decode_pixels(others, size)
+        assert torch.equal(decode_pixels(others, size, cache=tmp_path), expected)
+        assert len(list(tmp_path.iterdir())) == before + 1
+
+
+def test_the_cache_notices_a_file_that_changed(tmp_path):
+    folder = folder_of(tmp_path / "pictures")
+    rows = load_pairs(folder)["train"]
+    before = decode_pixels(rows, 8, cache=tmp_path / "cache")
+    picture(folder / rows[0]["image_id"], "white", size=(30, 20))
+    after = decode_pixels(rows, 8, cache=tmp_path / "cache")
+    assert not torch.equal(before, after) and torch.equal(after, decode_pixels(rows, 8))
+
+
+DAMAGE = {
+    "empty": lambda content: b"",
+    "cut in its header": lambda content: content[:50],
+    "cut in its pixels": lambda content: content[:-1],
+    "not an array": lambda content: b"x" * len(content),
+    "of an older shape": lambda content: content.replace(b"(12, 3, 8, 8)", b"(12, 8, 8, 3)"),
+    "of floats": lambda content: content.replace(b"|u1", b"<f4"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_cache_is_made_again(damage, tmp_path):
+    rows = coloured_rows()
+    expected = decode_pixels(rows, 8, cache=tmp_path).clone()
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(DAMAGE[damage](whole))
+    assert file.read_bytes() != whole
+    assert torch.equal(decode_pixels(rows, 8, cache=tmp_path), expected)
+    assert file.read_bytes() == whole and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_cache_holds_its_pixels_against_writers(tmp_path):
+    rows = coloured_rows()
+    first = decode_pixels(rows, 8, cache=tmp_path)
+    expected = first.clone()
+    first.zero_()  # a mapping of its own: neither the file nor another reader sees it
+    assert torch.equal(decode_pixels(rows, 8, cache=tmp_path), expected)
+
+
+def in_processes(*tasks):
+    """Run each task in a forked process; their exit codes, negative for a signal."""
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=task) for task in tasks]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    return [process.exitcode for process in processes]
+
+
+def test_two_processes_may_fill_one_cache_at_once(tmp_path):
+    rows = coloured_rows(60)
+    expected = decode_pixels(rows, 8)
+
+    def fill():
+        assert torch.equal(decode_pixels(rows, 8, cache=tmp_path), expected)
+
+    assert in_processes(fill, fill, fill) == [0, 0, 0]
+    assert len(list(tmp_path.iterdir())) == 1
+    fill()
+
+
+@pytest.mark.parametrize("images", [0, 1, 7, 11])
+def test_a_cache_survives_a_kill(images, tmp_path, monkeypatch):
+    rows = coloured_rows()
+    done = []
+
+    def killed_at(image, size):
+        if len(done) == images:
+            os.kill(os.getpid(), signal.SIGKILL)
+        done.append(image)
+        return square(image, size)
+
+    def fill():
+        monkeypatch.setattr("distilclip.data.square", killed_at)
+        decode_pixels(rows, 8, cache=tmp_path)
+
+    assert in_processes(fill) == [-signal.SIGKILL]
+    assert not list(tmp_path.glob("[!.]*"))  # nothing that a later run would trust
+    assert torch.equal(decode_pixels(rows, 8, cache=tmp_path), decode_pixels(rows, 8))
+
+
+def test_a_full_disk_is_an_error_before_the_first_pixel(tmp_path, monkeypatch):
+    def full(handle, start, length):
+        assert length >= 12 * 3 * 8 * 8
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr("distilclip.data.fill_pixels", None)
+    with pytest.raises(OSError, match="No space left"):
+        decode_pixels(coloured_rows(), 8, cache=tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_broken_image_is_named_and_leaves_no_cache(tmp_path):

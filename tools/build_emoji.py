@@ -1,21 +1,23 @@
 """Build `distilclip/emoji/emoji.parquet`, the embedded data set of chapter 7 (authors only).
 
-In: four pinned npm packages: the Noto and Twemoji pictures at 64 pixels, Microsoft's Fluent 3D
-pictures at 256, and emojibase's CLDR labels and keywords. Out: one row a picture, 64x64 on white,
-with two to four captions. Run it again and the file is the same, byte for byte, as long as Pillow,
-pyarrow and datasets are.
+In: seven pinned npm packages with pictures in six styles (Noto, Twemoji and the older Noto "blobs"
+at 64 pixels, Microsoft's Fluent 3D at 256, OpenMoji and EmojiOne 2 as SVG) and emojibase's CLDR
+labels and keywords. Out: one row a picture, 64x64 on white, with two to four captions. Run it again
+and the file is the same, byte for byte, as long as Pillow, pyarrow, datasets and resvg-py are. The
+last draws the SVG files and is needed here alone: `pip install resvg-py==0.5.0`.
 
-A concept is an emoji that has its own, openly licensed picture in all three styles. Skin tones are
-left out, and so are the pictures that the Fluent package has from elsewhere (see `LEFT_OUT`).
+A concept is an emoji that has its own, openly licensed picture as Noto, as Twemoji and as Fluent;
+the other three styles add their pictures of it where they have one. Skin tones are left out, and so
+are the pictures that the Fluent package has from elsewhere (see `LEFT_OUT`).
 
 The `split` of a row follows from sha256 of a key, never from a random state:
 - Concepts that differ only in person words ("firefighter", "man firefighter") are one family, and a
   family is never divided. About a tenth of the families are held out: `test_concepts` is their
-  Fluent pictures, and their Noto and Twemoji pictures are not stored at all.
+  Fluent pictures, and their pictures in the other styles are not stored at all.
 - `test` is the Fluent picture of every other concept: a known concept in a style never seen.
 - `validation` is the Twemoji picture of about a tenth of those concepts, which `train` then knows
-  by the Noto picture only.
-- `train` is every Noto and Twemoji picture that is left.
+  by its other pictures only.
+- `train` is every picture that is left, in the five styles that are not Fluent.
 """
 
 import argparse
@@ -33,6 +35,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import resvg_py
 from datasets import Features, Image, List, Value
 from PIL import Image as PILImage
 from tqdm import tqdm
@@ -53,17 +56,35 @@ PACKAGES = {  # npm name, version, sha256 of the tarball
         "1.1.0",
         "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
     ),
+    "openmoji": (
+        "@iconify-json/openmoji",
+        "1.2.29",
+        "03181e2c156cab35cf4a62f1f7886bd971d59212e75ac3f189d5a4cae3930fc5",
+    ),
+    "blob": (
+        "emoji-datasource-google",
+        "3.0.0",
+        "3247dd55dee7954d6d1d3d84b05759e49daf71cab5cccb4566940209679af66f",
+    ),
+    "emojione": (
+        "@iconify-json/emojione",
+        "1.2.3",
+        "26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e",
+    ),
     "emojibase": (
         "emojibase-data",
         "17.0.0",
         "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a",
     ),
 }
-PICTURES = {  # where each style keeps its pictures
+PICTURES = {  # where a style keeps its pictures, one file a code point sequence
     "noto": "package/img/google/64/",
     "twemoji": "package/img/twitter/64/",
     "fluent": "package/assets/",
+    "blob": "package/img/google/64/",
 }
+EVERY_CONCEPT_HAS = ("noto", "twemoji", "fluent")
+STYLES = ("noto", "twemoji", "fluent", "openmoji", "blob", "emojione")
 OUTPUT = Path(__file__).parents[1] / "distilclip" / "emoji" / "emoji.parquet"
 FEATURES = Features(
     {
@@ -325,12 +346,60 @@ def captions_of(label: str, subgroup: str, tags: list[str]) -> list[str]:
     return captions
 
 
-def read_concepts(files: dict[str, dict[str, bytes]]) -> list[dict]:
-    """Every emoji that has its own picture in all three styles, in the order of Unicode."""
+def drawings_of(files: dict[str, bytes]) -> dict[str, str]:
+    """The SVG text of every icon of an Iconify package, by its name; aliases included."""
+    icons = json.loads(files["package/icons.json"])
+    side = icons.get("width", 16), icons.get("height", 16)
+    drawings = {}
+    for name, icon in icons["icons"].items():
+        width, height = icon.get("width", side[0]), icon.get("height", side[1])
+        drawings[name] = (
+            '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+            f'viewBox="{icon.get("left", 0)} {icon.get("top", 0)} {width} {height}" '
+            f'width="256" height="256">{icon["body"]}</svg>'
+        )
+    for name, alias in icons.get("aliases", {}).items():
+        if alias["parent"] in drawings:
+            drawings[name] = drawings[alias["parent"]]
+    return drawings
+
+
+def slug(label: str) -> str:
+    """ "face with tears of joy" -> "face-with-tears-of-joy", as Iconify names its icons."""
+    return re.sub("[^a-z0-9]+", "-", plain(label).lower()).strip("-")
+
+
+def read_pictures(files: dict[str, dict[str, bytes]]) -> dict[str, dict[str, bytes | str]]:
+    """Every style's pictures (PNG or WebP files, or SVG text) by the key of the emoji.
+
+    EmojiOne's icons have names only: CLDR labels of their day, which OpenMoji's package, made in
+    the same way, gives with code points.
+    """
     pictures = {}
     for style, folder in PICTURES.items():
         names = sorted(name for name in files[style] if name.startswith(folder))
         pictures[style] = {key_of(Path(name).stem): files[style][name] for name in names}
+    name_of = {}
+    for code_points, name in json.loads(files["openmoji"]["package/chars.json"]).items():
+        name_of.setdefault(key_of(code_points), name)
+    labels = {
+        key_of(entry["hexcode"]): slug(entry["label"])
+        for entry in json.loads(files["emojibase"]["package/en/data.json"])
+    }
+    for style, names in (("openmoji", [name_of]), ("emojione", [labels, name_of])):
+        drawings = drawings_of(files[style])
+        pictures[style] = {
+            key: drawings[known[key]]
+            for known in reversed(names)
+            for key in known
+            if known[key] in drawings
+        }
+    return pictures
+
+
+def read_concepts(files: dict[str, dict[str, bytes]]) -> list[dict]:
+    """Every emoji that has its own picture in three styles or more, in the order of Unicode."""
+    pictures = read_pictures(files)
     qualified = {
         key_of(entry["unified"]): entry["unified"]
         for entry in json.loads(files["noto"]["package/emoji.json"])
@@ -339,7 +408,7 @@ def read_concepts(files: dict[str, dict[str, bytes]]) -> list[dict]:
     concepts = []
     for entry in json.loads(files["emojibase"]["package/en/data.json"]):
         key, label = key_of(entry["hexcode"]), entry["label"]
-        if key not in qualified or not all(key in pictures[style] for style in PICTURES):
+        if key not in qualified or not all(key in pictures[style] for style in EVERY_CONCEPT_HAS):
             continue
         subgroup = groups["subgroups"][str(entry["subgroup"])]
         if family_of(label) in LEFT_OUT or subgroup in LEFT_OUT_SUBGROUPS:
@@ -351,7 +420,7 @@ def read_concepts(files: dict[str, dict[str, bytes]]) -> list[dict]:
             "captions": captions_of(label, subgroup, entry["tags"]),
             "group": groups["groups"][str(entry["group"])],
             "subgroup": subgroup,
-            "pictures": {style: pictures[style][key] for style in PICTURES},
+            "pictures": {s: pictures[s][key] for s in STYLES if key in pictures[s]},
         }
         concepts.append(concept)
     return concepts
@@ -362,15 +431,14 @@ def splits_of(concept: dict) -> dict[str, str]:
     if share("held out:" + family_of(concept["label"])) < 0.1:
         return {"fluent": "test_concepts"}
     validation = share("validation:" + concept["key"]) < 0.1
-    return {
-        "noto": "train",
-        "twemoji": "validation" if validation else "train",
-        "fluent": "test",
-    }
+    splits = {"twemoji": "validation" if validation else "train", "fluent": "test"}
+    return {style: splits.get(style, "train") for style in concept["pictures"]}
 
 
-def render(picture: bytes) -> bytes:
+def render(picture: bytes | str) -> bytes:
     """64x64 RGB on white, as WebP. Pillow resizes RGBA with premultiplied alpha: clean edges."""
+    if isinstance(picture, str):
+        picture = bytes(resvg_py.svg_to_bytes(svg_string=picture))
     image = PILImage.open(io.BytesIO(picture)).convert("RGBA")
     side = max(image.size)
     square = PILImage.new("RGBA", (side, side))
@@ -381,6 +449,17 @@ def render(picture: bytes) -> bytes:
     image = PILImage.alpha_composite(white, square).convert("RGB")
     image.save(encoded, "WEBP", quality=95, method=6, use_sharp_yuv=True)
     return encoded.getvalue()
+
+
+def leave_out_shared(concepts: list[dict]) -> None:
+    """Take out the pictures that a style, of those not asked for, uses for several concepts."""
+    users = Counter(item for concept in concepts for item in concept["pictures"].items())
+    for concept in concepts:
+        concept["pictures"] = {
+            style: picture
+            for style, picture in concept["pictures"].items()
+            if style in EVERY_CONCEPT_HAS or users[style, picture] == 1
+        }
 
 
 def check(concepts: list[dict]) -> None:
@@ -409,6 +488,7 @@ def main() -> None:
     concepts = read_concepts(files)
     for concept in tqdm(concepts, desc="pictures"):
         concept["pictures"] = {s: render(p) for s, p in concept["pictures"].items()}
+    leave_out_shared(concepts)
     check(concepts)
 
     rows = []
@@ -425,9 +505,9 @@ def main() -> None:
     counts = Counter((row["split"], row["style"]) for row in rows)
     print(f"{len(concepts)} concepts, {len(rows)} pictures, ", end="")
     print(f"{arguments.out.stat().st_size / 1e6:.2f} MB in {arguments.out}")
-    print(f"{'split':<14}" + "".join(f"{style:>9}" for style in PICTURES))
+    print(f"{'split':<14}" + "".join(f"{style:>10}" for style in STYLES))
     for split in ("train", "validation", "test", "test_concepts"):
-        print(f"{split:<14}" + "".join(f"{counts[split, style]:>9}" for style in PICTURES))
+        print(f"{split:<14}" + "".join(f"{counts[split, style]:>10}" for style in STYLES))
 
 
 if __name__ == "__main__":
