@@ -6,15 +6,17 @@ chapter 3, after Dosovitskiy et al., "An Image is Worth 16x16 Words" (2021); the
 """
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from distilclip.attention import MultiHeadAttention
-from distilclip.hub import checkpoint_files
+from distilclip.hub import checkpoint_files, load_file
 from distilclip.patches import PatchEmbedding
 
 
@@ -139,7 +141,7 @@ class ViT(nn.Module):
             tokens = drop_patches(tokens, self.config.patch_dropout)
         if self.cls_token is not None:
             cls = self.cls_token + self.position_embedding[:, :1]
-            tokens = torch.cat([cls.expand(len(tokens), -1, -1), tokens], dim=1)
+            tokens = torch.cat([cls.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         return self.dropout(tokens)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
@@ -149,13 +151,51 @@ class ViT(nn.Module):
         return self.norm(tokens)
 
     @classmethod
-    def from_pretrained(cls, path_or_hub_id: str | Path) -> "ViT":
+    def from_pretrained(
+        cls,
+        path_or_hub_id: str | Path,
+        image_size: int | None = None,
+        dropout: float = 0.0,
+        patch_dropout: float = 0.0,
+    ) -> "ViT":
         """Load any `transformers` ViT checkpoint: a folder or a Hub id, safetensors only.
 
+        For another `image_size` than the checkpoint's, the position embeddings are resized.
         Raises FileNotFoundError where there is no such checkpoint, and ValueError where it is
         not a ViT that this class can represent exactly.
         """
-        return load_vit(cls, path_or_hub_id)
+        return load_vit(cls, path_or_hub_id, image_size, dropout, patch_dropout)
+
+
+def position_waves(side: int, dim: int) -> Tensor:
+    """Sines and cosines that tell a patch's row and column: (side * side, dim), from -1 to 1.
+
+    The waves of Vaswani et al. (2017, section 3.5) in two directions: a quarter of the channels
+    each for the sine and the cosine of the column and of the row, at wavelengths that grow from
+    2 pi to 20,000 pi patches. What four does not divide stays zero.
+    """
+    quarter = dim // 4
+    frequencies = 10000.0 ** -(torch.arange(quarter) / max(1, quarter))
+    angles = torch.arange(side).unsqueeze(1) * frequencies
+    waves = torch.cat([angles.sin(), angles.cos()], dim=1)
+    columns, rows = waves.repeat(side, 1), waves.repeat_interleave(side, dim=0)
+    return F.pad(torch.cat([columns, rows], dim=1), (0, dim - 4 * quarter))
+
+
+def initialise_attention(attention: MultiHeadAttention) -> None:
+    """Start a layer of attention so that each token looks at tokens like itself.
+
+    In trained ViTs, Trockman and Kolter (2023) found the product of query and key matrices near
+    the identity, and that of output and value matrices near a negative multiple of it. A layer
+    that starts so learns faster from little data. Here both come from random orthogonal
+    matrices, with a little noise.
+    """
+    dim = attention.output.in_features
+    look, copy = (nn.init.orthogonal_(torch.empty(dim, dim)) for _ in range(2))
+    noise = 0.3 * dim**-0.5 * torch.randn(4 * dim, dim)
+    with torch.no_grad():
+        attention.qkv.weight.copy_(torch.cat([look, look, 0.4**0.5 * copy]) + noise[: 3 * dim])
+        attention.output.weight.copy_(-(0.4**0.5) * copy.T + noise[3 * dim :])
 
 
 def initialise(vit: "ViT") -> None:
@@ -164,18 +204,29 @@ def initialise(vit: "ViT") -> None:
     Matrices by Glorot and Bengio (2010): a uniform range that shrinks with a layer's width. A
     fixed small width of 0.02, as BERT and many a ViT have it, suits 768 channels and long
     training; on the emoji of this book a narrow ViT learned faster from these. Biases start at
-    zero, positions about as long as a patch token.
+    zero, positions as waves (neighbours are alike before the first step), and attention as
+    `initialise_attention` says.
     """
     for module in vit.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
             nn.init.zeros_(module.bias)
-    nn.init.trunc_normal_(vit.position_embedding, std=vit.config.dim**-0.5)
+    for block in vit.blocks:
+        initialise_attention(block.attention)
+    waves = position_waves(vit.config.image_size // vit.config.patch_size, vit.config.dim)
+    with torch.no_grad():
+        vit.position_embedding[0, -len(waves) :] = waves
     if vit.cls_token is not None:
         nn.init.trunc_normal_(vit.cls_token, std=vit.config.dim**-0.5)
 
 
-def load_vit(vit_class: type[ViT], path_or_hub_id: str | Path) -> ViT:
+def load_vit(
+    vit_class: type[ViT],
+    path_or_hub_id: str | Path,
+    image_size: int | None = None,
+    dropout: float = 0.0,
+    patch_dropout: float = 0.0,
+) -> ViT:
     """Build `vit_class` from a checkpoint in the layout that `transformers` writes."""
     config_file, *weight_files = checkpoint_files(path_or_hub_id)
     source = json.loads(config_file.read_text())
@@ -187,7 +238,7 @@ def load_vit(vit_class: type[ViT], path_or_hub_id: str | Path) -> ViT:
     if not source.get("qkv_bias", True):
         raise ValueError(f"{path_or_hub_id} has no biases in its queries, keys and values.")
     config = ViTConfig(
-        image_size=source.get("image_size", 224),
+        image_size=image_size or source.get("image_size", 224),
         patch_size=source.get("patch_size", 16),
         in_channels=source.get("num_channels", 3),
         dim=source.get("hidden_size", 768),
@@ -195,16 +246,37 @@ def load_vit(vit_class: type[ViT], path_or_hub_id: str | Path) -> ViT:
         num_heads=source.get("num_attention_heads", 12),
         mlp_ratio=source.get("intermediate_size", 3072) / source.get("hidden_size", 768),
         layer_norm_eps=source.get("layer_norm_eps", 1e-12),
+        dropout=dropout,
+        patch_dropout=patch_dropout,
     )
     tensors = {}
     for file in weight_files:
         tensors.update(load_file(file))
     vit = vit_class(config)
     try:
-        vit.load_state_dict(rename_vit_tensors(tensors, config.depth))
+        tensors = rename_vit_tensors(tensors, config.depth)
+        side = config.image_size // config.patch_size
+        tensors["position_embedding"] = resample_positions(tensors["position_embedding"], side)
+        vit.load_state_dict(tensors)
     except KeyError as error:
         raise ValueError(f"{path_or_hub_id} lacks the tensor {error}: not a ViT.") from None
     return vit
+
+
+def resample_positions(positions: Tensor, side: int) -> Tensor:
+    """Position embeddings for another number of patches: (1, 1 + N, D) -> (1, 1 + side**2, D).
+
+    The N patches lie on a square grid; the new grid is read from the old one as a picture is
+    resized (bicubic), as Dosovitskiy et al. (2021, section 3.2) do for larger images. The first
+    embedding is [CLS]'s and stays.
+    """
+    cls, patches = positions[:, :1], positions[:, 1:]
+    old_side = math.isqrt(patches.shape[1])
+    if side == old_side:
+        return positions
+    grid = rearrange(patches, "1 (h w) d -> 1 d h w", h=old_side)
+    grid = F.interpolate(grid, size=(side, side), mode="bicubic", align_corners=False)
+    return torch.cat([cls, rearrange(grid, "1 d h w -> 1 (h w) d")], dim=1)
 
 
 def rename_vit_tensors(tensors: dict[str, Tensor], depth: int) -> dict[str, Tensor]:

@@ -50,6 +50,22 @@ def test_dropout_acts_only_in_training():
     assert torch.equal(attention(x), attention(x))
 
 
+@pytest.mark.parametrize("autocast", [True, False])
+def test_bfloat16_on_a_cpu_is_near_float32(autocast):
+    torch.manual_seed(0)
+    attention, x = MultiHeadAttention(32, 4), torch.randn(2, 9, 32)
+    expected = attention(x)
+    if autocast:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            result = attention(x)
+    else:
+        result = attention.bfloat16()(x.bfloat16())
+    assert result.dtype == torch.bfloat16
+    assert 0 < (result.float() - expected).abs().max() < 0.02
+    result.float().sum().backward()
+    assert torch.isfinite(attention.qkv.weight.grad).all()
+
+
 def test_indivisible_heads_are_refused():
     with pytest.raises(ValueError, match="dim 10 is not divisible by num_heads 3"):
         MultiHeadAttention(10, 3)

@@ -7,7 +7,7 @@ import torch
 import transformers
 
 from distilclip import ViT, ViTConfig
-from distilclip.vit import drop_patches
+from distilclip.vit import drop_patches, resample_positions
 
 
 def save_reference(folder, model_class=transformers.ViTModel, **changes):
@@ -118,3 +118,28 @@ def test_other_checkpoints_are_refused(tmp_path):
 def test_a_name_that_is_nowhere_gives_one_sentence():
     with pytest.raises(FileNotFoundError, match="Cannot get 'nobody/nothing'"):
         ViT.from_pretrained("nobody/nothing")
+
+
+@pytest.mark.parametrize("size", [16, 24, 48])
+def test_another_image_size_resizes_the_positions_as_transformers_does(tmp_path, size):
+    theirs = save_reference(tmp_path)
+    ours = ViT.from_pretrained(tmp_path, image_size=size).eval()
+    images = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        expected = theirs(images, interpolate_pos_encoding=True).last_hidden_state
+        assert (ours(images) - expected).abs().max() < 1e-5
+    assert ours.config.image_size == size
+
+
+def test_positions_of_the_same_grid_stay_as_they_are():
+    positions = torch.randn(1, 1 + 49, 8)
+    assert torch.equal(resample_positions(positions, 7), positions)
+    resized = resample_positions(positions, 14)
+    assert resized.shape == (1, 1 + 196, 8)
+    assert torch.equal(resized[:, 0], positions[:, 0])
+
+
+def test_an_image_size_that_the_patches_do_not_divide_is_refused(tmp_path):
+    save_reference(tmp_path)
+    with pytest.raises(ValueError, match="image_size 30 is not divisible by patch_size 8"):
+        ViT.from_pretrained(tmp_path, image_size=30)
