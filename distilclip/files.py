@@ -1,10 +1,12 @@
 """Files that are there whole or not at all: written beside their place, then moved into it."""
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -13,13 +15,17 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary file in the same folder, then rename it to `path`.
 
     The rename is atomic: a reader, or a process that is killed, finds the old file or the new
-    one, never half of either. Whatever goes wrong, the temporary file goes away.
+    one, never half of either. Whatever goes wrong, the temporary file goes away; only a kill
+    leaves it, for `remove_leftovers`. Raises OSError that names `path` where the disk is full or
+    the folder cannot be written to.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    temporary = Path(name)
+    path = Path(path)
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        os.close(handle)
+        temporary = Path(name)
         write(temporary)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
@@ -27,8 +33,36 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)
         os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except (OSError, SafetensorError) as error:
+        at_fault = getattr(error, "filename", None)
+        if temporary is not None and at_fault not in (None, str(temporary)):
+            raise  # `write` could not read something
+        kind = type(error) if isinstance(error, OSError) else OSError
+        reason = getattr(error, "strerror", None) or error
+        raise kind(f"Cannot write {path}: {reason}. What was there before is untouched.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the rename itself on the disk before going on, where the system can do that."""
+    with contextlib.suppress(OSError):  # Windows does not open folders
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what `write_whole` could not, because its process was killed.
+
+    Only for a folder that no other process writes to.
+    """
+    for file in folder.rglob(".*.part"):
+        file.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,24 +1,39 @@
 """The training loop: a configuration goes in, a run's folder with a trained model comes out.
 
-One plain loop for a laptop CPU and a T4: mixed precision, AdamW with warm-up and a cosine, one
-caption drawn a step, a state that can be resumed after any interruption. Built in chapter 8.
+One plain loop for a laptop CPU, a T4, and several processes: mixed precision, AdamW with warm-up
+and a cosine, one caption drawn a step, a state that can be resumed after any interruption. Built
+in chapter 8. What is asked for stands in `settings`, how a run is kept safe in `checkpoint`, what
+it shows of itself in `watch`.
 """
 
 import contextlib
-import json
+import copy
 import math
+import re
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import datasets
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import AdamW
 from tqdm import tqdm
 
+from distilclip.checkpoint import (
+    Run,
+    hold_folder,
+    new_epoch,
+    read_state,
+    restore,
+    save_run,
+    uninterrupted,
+    write_metrics,
+)
 from distilclip.data import (
-    Batch,
     TrainingPairs,
     augment,
     decode_pixels,
@@ -26,189 +41,27 @@ from distilclip.data import (
     normalise_pixels,
     seeded,
 )
-from distilclip.files import save_tensors, write_text
 from distilclip.loss import contrastive_loss
-from distilclip.model import DistilCLIP, DistilCLIPConfig
+from distilclip.model import DistilCLIP
+from distilclip.scale import (
+    average_gradients,
+    cached_contrastive_backward,
+    gather,
+    gather_embeds,
+    process_group,
+    processes,
+)
 from distilclip.search import evaluate_retrieval
-from distilclip.vit import ViTConfig
+from distilclip.settings import PRECISIONS, TrainConfig, TrainResult
+from distilclip.watch import (
+    epoch_line,
+    evaluate_and_draw,
+    format_metrics,
+    log_to_tensorboard,
+    open_tensorboard,
+)
 
-PRESETS = {
-    # A small ViT beside a locked MiniLM: learns something real on two laptop cores.
-    "cpu": {
-        "text_model": "minilm",
-        "image_size": 48,
-        "patch_size": 8,
-        "dim": 192,
-        "depth": 6,
-        "num_heads": 3,
-        "patch_dropout": 0.5,
-        "image_pool": "mean",
-        "epochs": 180,
-        "batch_size": 64,
-        "lr": 1e-3,
-        "weight_decay": 0.1,
-        "warmup": 0.05,
-        "augmentation": 0.7,
-    },
-    # ViT-S/16 at 224 pixels and DistilBERT, both trained, each at its own learning rate.
-    "t4": {
-        "text_model": "distilbert-base-uncased",
-        "image_size": 224,
-        "patch_size": 16,
-        "dim": 384,
-        "depth": 12,
-        "num_heads": 6,
-        "text_lr": 3e-5,
-        "epochs": 25,
-        "batch_size": 128,
-        "lr": 5e-4,
-        "weight_decay": 0.1,
-        "warmup": 0.1,
-        "augmentation": 0.5,
-        "flip": True,
-    },
-    # The system that this book starts from, with its flaws.
-    "original": {
-        "text_model": "distilbert-base-uncased",
-        "image_size": 224,
-        "patch_size": 16,
-        "dim": 768,
-        "depth": 12,
-        "num_heads": 12,
-        "cls_token": False,
-        "final_norm": False,
-        "projection_norm": True,
-        "pad_to_max_length": True,
-        "learn_temperature": False,
-        "mask_positives": False,
-        "text_lr": 5e-5,
-        "epochs": 25,
-        "batch_size": 64,
-        "lr": 5e-5,
-        "weight_decay": 0.01,
-        "beta2": 0.999,
-        "warmup": 0.0,
-        "clip_gradient": 0.0,
-        "augmentation": 0.0,
-    },
-}
-
-SAVE_SECONDS = 60  # at the end of an epoch, save if the last time is longer ago
-
-
-@dataclass
-class TrainConfig:
-    """What to train, on what, and where to put it.
-
-    A field left at None takes the value of the preset ("cpu", "t4" or "original"), or else the
-    value that `DEFAULTS` gives it. `text_lr` 0 locks the text encoder: its features are then
-    computed once. `augmentation` scales the random views from 0 (none) to 1 (strong);
-    `precision` is "auto", "float32", "bfloat16" or "float16".
-    """
-
-    data: str = "emoji"
-    out: str = "runs/emoji"
-    preset: str = "cpu"
-    resume: bool = False
-    seed: int = 0
-    device: str = "auto"
-    precision: str = "auto"
-    text_model: str | None = None
-    image_size: int | None = None
-    patch_size: int | None = None
-    dim: int | None = None
-    depth: int | None = None
-    num_heads: int | None = None
-    dropout: float | None = None
-    patch_dropout: float | None = None
-    cls_token: bool | None = None
-    final_norm: bool | None = None
-    image_pool: str | None = None
-    embed_dim: int | None = None
-    projection_norm: bool | None = None
-    pad_to_max_length: bool | None = None
-    learn_temperature: bool | None = None
-    mask_positives: bool | None = None
-    epochs: int | None = None
-    batch_size: int | None = None
-    lr: float | None = None
-    text_lr: float | None = None
-    weight_decay: float | None = None
-    beta2: float | None = None
-    warmup: float | None = None
-    clip_gradient: float | None = None
-    augmentation: float | None = None
-    flip: bool | None = None
-    evaluations: int | None = None
-
-    def __post_init__(self):
-        if self.preset not in PRESETS:
-            raise ValueError(f"Unknown preset {self.preset!r}: choose {', '.join(PRESETS)}.")
-        for name, value in (DEFAULTS | PRESETS[self.preset]).items():
-            if getattr(self, name) is None:
-                setattr(self, name, value)
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.batch_size < 2:
-            raise ValueError("batch_size must be at least 2: one pair has nothing to compare with.")
-        if self.lr <= 0 or self.text_lr < 0:
-            raise ValueError("lr must be positive and text_lr not negative.")
-        if self.precision not in ("auto", "float32", "bfloat16", "float16"):
-            raise ValueError(
-                f"Unknown precision {self.precision!r}: choose auto, float32, bfloat16 or float16."
-            )
-        self.model_config()  # raises ValueError where the shape of the model is at fault
-
-    def model_config(self) -> DistilCLIPConfig:
-        """The model that this configuration trains."""
-        return DistilCLIPConfig(
-            vision=ViTConfig(
-                image_size=self.image_size,
-                patch_size=self.patch_size,
-                dim=self.dim,
-                depth=self.depth,
-                num_heads=self.num_heads,
-                dropout=self.dropout,
-                patch_dropout=self.patch_dropout,
-                cls_token=self.cls_token,
-                final_norm=self.final_norm,
-            ),
-            text_model=self.text_model,
-            image_pool=self.image_pool,
-            embed_dim=self.embed_dim,
-            projection_norm=self.projection_norm,
-            pad_to_max_length=self.pad_to_max_length,
-        )
-
-
-DEFAULTS = {
-    "dropout": 0.0,
-    "patch_dropout": 0.0,
-    "cls_token": True,
-    "final_norm": True,
-    "image_pool": "first",
-    "embed_dim": 256,
-    "projection_norm": False,
-    "pad_to_max_length": False,
-    "learn_temperature": True,
-    "mask_positives": True,
-    "text_lr": 0.0,
-    "beta2": 0.98,
-    "clip_gradient": 1.0,
-    "flip": False,
-    "evaluations": 5,
-}
-
-
-@dataclass
-class TrainResult:
-    """A trained model, its folder, its metrics by split, and every logged line."""
-
-    model: DistilCLIP
-    folder: Path
-    metrics: dict[str, dict[str, float]]
-    history: list[dict]
+SIDES = re.compile(r"\b(left|right)", re.IGNORECASE)  # a mirrored picture makes these words lies
 
 
 def learning_rate(step: int, total: int, warmup: float) -> float:
@@ -221,33 +74,30 @@ def learning_rate(step: int, total: int, warmup: float) -> float:
 
 
 def parameter_groups(model: DistilCLIP, config: TrainConfig) -> list[dict]:
-    """Four groups for AdamW: image side and text encoder, each with and without weight decay.
+    """Groups for AdamW, by learning rate and weight decay; what is locked is in none.
 
-    Matrices decay; norms, biases, position embeddings and the temperature do not.
+    The ViT, the text encoder, and the projections between them have rates of their own. Matrices
+    decay; norms, biases, position embeddings and the temperature do not.
     """
-    groups = []
-    for is_text, lr in ((False, config.lr), (True, config.text_lr)):
-        for decays in (True, False):
-            chosen = [
-                parameter
-                for name, parameter in model.named_parameters()
-                if parameter.requires_grad
-                and name.startswith("text.") == is_text
-                and (parameter.ndim == 2) == decays
-            ]
-            decay = config.weight_decay if decays else 0.0
-            if chosen:
-                groups.append({"params": chosen, "lr": lr, "peak": lr, "weight_decay": decay})
-    return groups
+    rates = {"vision": config.vision_lr, "text": config.text_lr}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            lr = rates.get(name.split(".")[0], config.lr)
+            decays = parameter.ndim == 2 and "position_embedding" not in name
+            key = lr, config.weight_decay if decays else 0.0
+            groups.setdefault(key, []).append(parameter)
+    return [
+        {"params": parameters, "lr": lr, "peak": lr, "weight_decay": decay}
+        for (lr, decay), parameters in groups.items()
+    ]
 
 
-def choose_device(name: str) -> torch.device:
-    """The device called `name`; "auto" is a GPU where there is one."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError("No CUDA device was found: use --device cpu.")
-    return torch.device(name)
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
+    """Mixed precision for the encoders; losses and norms stay in float32."""
+    if precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=getattr(torch, precision))
 
 
 def choose_precision(config: TrainConfig, model: DistilCLIP, device: torch.device) -> str:
@@ -259,300 +109,367 @@ def choose_precision(config: TrainConfig, model: DistilCLIP, device: torch.devic
         return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float16"
     if device.type != "cpu" or not torch.cpu._is_avx512_bf16_supported():
         return "float32"
-    seconds = {name: time_vision(model, config, name) for name in ("float32", "bfloat16")}
-    return min(seconds, key=seconds.get)
+    seconds = {name: _time_vision(model, config, name) for name in ("float32", "bfloat16")}
+    faster = "bfloat16" if seconds["bfloat16"] < 0.9 * seconds["float32"] else "float32"
+    # Processes that work together must agree: the first one's timing counts for all.
+    return PRECISIONS[int(gather(torch.tensor([PRECISIONS.index(faster)]))[0])]
 
 
-def time_vision(model: DistilCLIP, config: TrainConfig, precision: str) -> float:
+def _time_vision(model: DistilCLIP, config: TrainConfig, precision: str) -> float:
     """Seconds of one forward and backward of the image side on random pixels: best of 3."""
     vision, size = model.config.vision, min(config.batch_size, 64)
     pixels = torch.zeros(size, vision.in_channels, vision.image_size, vision.image_size)
+    learning = [p for p in model.parameters() if p.requires_grad]
     seconds = []
     for _ in range(4):
         start = time.perf_counter()
         with autocast(pixels.device, precision):
             loss = model.embed_image(pixels).sum()
-        torch.autograd.grad(loss, list(model.vision.parameters()), allow_unused=True)
+        torch.autograd.grad(loss, learning, allow_unused=True)
         seconds.append(time.perf_counter() - start)
     return min(seconds[1:])
 
 
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
-    """Mixed precision for the encoders; losses and norms stay in float32."""
-    if precision == "float32":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=getattr(torch, precision))
-
-
-def train(config: TrainConfig, progress: bool = True) -> TrainResult:
-    """Train a model as `config` says and write it to the folder `config.out`.
-
-    The folder ends up with the model (`save_pretrained`), `train_config.json`, `metrics.jsonl`
-    and `training_state.safetensors`, from which `resume` goes on, bitwise as if nothing had
-    happened. Raises ValueError where the data or the configuration are at fault, FileExistsError
-    where the folder holds another run, FloatingPointError where the loss is no longer a number.
-    """
-    folder = Path(config.out).expanduser()
-    state = prepare_folder(folder, config)
-    splits = load_pairs(config.data)
-    if len(splits["train"]) < config.batch_size:
-        raise ValueError(
-            f"{config.data} has {len(splits['train'])} training pictures, fewer than one batch of "
-            f"{config.batch_size}: choose a smaller batch size."
-        )
-    device = choose_device(config.device)
-    torch.manual_seed(config.seed)
-    model = DistilCLIP(config.model_config())
-    model.text.requires_grad_(config.text_lr > 0)
-    model.log_logit_scale.requires_grad_(config.learn_temperature)
-    model.to(device)
-    optimizer = AdamW(parameter_groups(model, config), betas=(0.9, config.beta2))
-    precision = state["precision"] if state else choose_precision(config, model, device)
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
-    history, losses = [], []
-    if state:
-        load_state(state, model, optimizer, scaler)
-        history = [line for line in state["history"] if line["kind"] != "final"]
-        losses = state["losses"]
-    pixels = decode_pixels(splits["train"], config.image_size, progress=progress)
-    pairs = TrainingPairs(pixels, splits["train"]["captions"])
-    features = None
-    if config.text_lr == 0:  # a locked text encoder: every caption is encoded once
-        features = model.text.encode(pairs.captions, progress=progress)
-
-    steps_an_epoch = len(pairs) // config.batch_size
-    total = steps_an_epoch * config.epochs
-    step = state["step"] if state else 0
-    evaluate_every = math.ceil(config.epochs / config.evaluations) if config.evaluations else 0
-    saved = time.monotonic()
-    bar = tqdm(total=total, initial=step, desc="training", disable=not progress, unit="step")
+def _choose_device(name: str) -> torch.device:
+    """The device called `name`; "auto" is a GPU where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError("No CUDA device was found: use --device cpu.")
     try:
-        for epoch in range(step // steps_an_epoch, config.epochs):
-            start, first = time.perf_counter(), step
-            for number, rows in enumerate(pairs.epoch(config.batch_size, config.seed, epoch)):
-                if epoch * steps_an_epoch + number < step:
-                    continue  # done before the interruption
-                share = learning_rate(step, total, config.warmup)
-                for group in optimizer.param_groups:
-                    group["lr"] = group["peak"] * share
-                losses.append(
-                    train_step(
-                        model, pairs, features, rows, optimizer, scaler, config, precision, step
-                    )
-                )
-                step += 1
-                bar.update()
-                if step % 10 == 0:
-                    speed = (step - first) * config.batch_size / (time.perf_counter() - start)
-                    bar.set_postfix(
-                        loss=f"{losses[-1]:.3f}",
-                        lr=f"{config.lr * share:.1e}",
-                        images_per_s=f"{speed:.0f}",
-                    )
-            seconds = time.perf_counter() - start
-            history.append(
-                {
-                    "kind": "epoch",
-                    "epoch": epoch + 1,
-                    "step": step,
-                    "loss": sum(losses) / len(losses),
-                    "lr": config.lr * share,
-                    "logit_scale": model.logit_scale.item(),
-                    "images_per_second": (step - first) * config.batch_size / seconds,
-                    "seconds": seconds,
-                }
-            )
-            losses = []
-            evaluating = evaluate_every and (epoch + 1) % evaluate_every == 0
-            if evaluating and epoch + 1 < config.epochs:
-                scores = evaluate_retrieval(model, splits["validation"])
-                history.append({"kind": "evaluation", "split": "validation", "step": step} | scores)
-                if progress:
-                    bar.write(f"epoch {epoch + 1}: validation {format_metrics(scores)}")
-            if evaluating or epoch == 0 or time.monotonic() - saved > SAVE_SECONDS:
-                save_run(folder, model, optimizer, scaler, config, precision, step, history, losses)
-                saved = time.monotonic()
-    except KeyboardInterrupt:
-        save_run(folder, model, optimizer, scaler, config, precision, step, history, losses)
-        bar.close()
-        raise KeyboardInterrupt(
-            f"Stopped at step {step} of {total}; add --resume to the same command to go on."
-        ) from None
-    bar.close()
-
-    model.eval()
-    metrics = {}
-    for split in [name for name in splits if name != "train"]:
-        metrics[split] = evaluate_retrieval(model, splits[split])
-        history.append({"kind": "final", "split": split, "step": step} | metrics[split])
-    save_run(folder, model, optimizer, scaler, config, precision, step, history, losses)
-    return TrainResult(model, folder, metrics, history)
+        return torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"Unknown device {name!r}: choose auto, cpu or cuda.") from None
 
 
-def train_step(
-    model: DistilCLIP,
-    pairs: TrainingPairs,
-    features: Tensor | None,
-    rows: Tensor,
-    optimizer: AdamW,
-    scaler: torch.amp.GradScaler,
-    config: TrainConfig,
-    precision: str,
-    step: int,
-) -> float:
-    """One batch forward, backward, and one step of AdamW -> the loss.
+@dataclass
+class TrainingData:
+    """A split ready for training, and what is known of it before the first step.
 
-    Whatever is random here follows from the seed and the step: a resumed run draws the same.
+    `features` (C, D) are the locked text encoder's for each of `pairs.captions`, None where it
+    is trained; `may_flip` (N, bool) says which images no caption ties to a side.
     """
-    device = model.log_logit_scale.device
+
+    pairs: TrainingPairs
+    features: Tensor | None
+    may_flip: Tensor
+
+
+def prepare_data(
+    model: DistilCLIP, rows: datasets.Dataset, config: TrainConfig, progress: bool = False
+) -> TrainingData:
+    """Decode every image once; with a locked text encoder, encode every caption once."""
+    captions = list(rows["captions"])
+    pixels = decode_pixels(rows, config.image_size, config.cache or None, progress)
+    pairs = TrainingPairs(pixels, captions)
+    features = None
+    if config.text_lr == 0:
+        features = model.text.encode(pairs.captions, progress=progress).cpu()
+    sided = [any(SIDES.search(text) for text in texts) for texts in captions]
+    return TrainingData(pairs, features, ~torch.tensor(sided))
+
+
+def draw_batch(
+    data: TrainingData,
+    rows: Tensor,
+    step: int,
+    config: TrainConfig,
+    tokenize: Callable[[Sequence[str]], dict[str, Tensor]],
+) -> tuple[dict[str, Tensor], Tensor]:
+    """What a step needs of the images at `rows` (B): the encoders' inputs, and the positives.
+
+    One caption is drawn for each image, and which images to mirror. Of the inputs, each process
+    gets its share; the positives (B, B) are those of the whole batch. All of it follows from the
+    seed and the step.
+    """
     generator = seeded(config.seed, 1, step)  # 1: another stream than the epochs' orders
-    torch.manual_seed(generator.initial_seed())  # for dropout
-    model.train()
-    model.text.train(config.text_lr > 0)  # a locked encoder keeps its dropout off
-    batch = pairs.draw(rows, generator)
-    with autocast(device, precision):
-        image_embeds = model.embed_image(views(batch, model, config, generator).to(device))
-        if features is not None:
-            text_embeds = model.embed_text_features(features[batch.caption_ids.to(device)])
-        else:
-            tokens = model.tokenize([pairs.captions[i] for i in batch.caption_ids.tolist()])
-            text_embeds = model.embed_text(**{k: v.to(device) for k, v in tokens.items()})
-    positives = batch.positives.to(device) if config.mask_positives else None
-    loss = contrastive_loss(image_embeds, text_embeds, model.logit_scale, positives)
-    value = loss.item()
-    if not math.isfinite(value):
-        raise FloatingPointError(
-            f"The loss became {value} at step {step}: try a smaller learning rate than "
-            f"{config.lr:g}. The last saved state in {config.out} is intact."
-        )
-    optimizer.zero_grad(set_to_none=True)
-    scaler.scale(loss).backward()
-    if config.clip_gradient:
-        scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_gradient)
-    scaler.step(optimizer)
-    scaler.update()
-    with torch.no_grad():  # past its limit the scale has no gradient that could bring it back
-        model.log_logit_scale.clamp_(max=math.log(model.config.max_logit_scale))
-    return value
+    drawn = data.pairs.draw(rows, generator)
+    flip = torch.rand(len(rows), generator=generator) < (0.5 if config.flip else 0)
+    rank, world = processes()
+    share = slice(rank * len(rows) // world, (rank + 1) * len(rows) // world)
+    inputs = {"pixels": drawn.pixels[share], "flip": (flip & data.may_flip[rows])[share]}
+    caption_ids = drawn.caption_ids[share]
+    if data.features is not None:
+        inputs["features"] = data.features[caption_ids]
+    else:
+        inputs |= tokenize([data.pairs.captions[i] for i in caption_ids.tolist()])
+    return inputs, drawn.positives
 
 
-def views(
-    batch: Batch, model: DistilCLIP, config: TrainConfig, generator: torch.Generator
-) -> Tensor:
-    """The batch's pixels, augmented as far as the configuration says, and normalised."""
-    if not config.augmentation and not config.flip:
-        return model.normalise(batch.pixels)
+def prefetch(draw: Callable[[Any], tuple], items: Sequence, device: torch.device) -> Iterator:
+    """`draw(item)` for each item; on a GPU, the next one is drawn while this one is at work.
+
+    There, the tensors also come in pinned memory, from which they are copied in the background.
+    """
+    if device.type != "cuda":
+        yield from map(draw, items)
+        return
+
+    def draw_pinned(item):
+        inputs, positives = draw(item)
+        return {name: tensor.pin_memory() for name, tensor in inputs.items()}, positives
+
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        waiting = []
+        for item in items:
+            waiting.append(thread.submit(draw_pinned, item))
+            if len(waiting) > 1:
+                yield waiting.pop(0).result()
+        for last in waiting:
+            yield last.result()
+
+
+def views(pixels: Tensor, flip: Tensor, config: TrainConfig, generator: torch.Generator) -> Tensor:
+    """uint8 pixels (B, 3, S, S), mirrored where `flip` (B) says so, and augmented.
+
+    As strongly as the configuration has it: the result is float in [0, 1], or uint8 without any.
+    """
+    pixels = torch.where(flip.view(-1, 1, 1, 1), pixels.flip(-1), pixels)
     strength = config.augmentation
-    images = augment(
-        batch.pixels,
+    if not strength:
+        return pixels
+    return augment(
+        pixels,
         generator,
         shift=0.1 * strength,
         scale=0.25 * strength,
         turn=15 * strength,
         colour=0.1 * strength,  # more would turn a red heart into an orange one
         grey=0.1 * strength,
-        flip=config.flip,
     )
-    return normalise_pixels(images, model.config.image_mean, model.config.image_std)
 
 
-def prepare_folder(folder: Path, config: TrainConfig) -> dict | None:
-    """Make the run's folder, or read the state to resume from.
+def embed(
+    run: Run, inputs: dict[str, Tensor], config: TrainConfig, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Inputs of `draw_batch` -> image_embeds and text_embeds, (B, E) each, with gradients."""
+    model, device = run.model, run.model.log_logit_scale.device
+    inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
+    pixels = views(inputs.pop("pixels"), inputs.pop("flip"), config, generator)
+    pixels = normalise_pixels(pixels, model.config.image_mean, model.config.image_std)
+    with autocast(device, run.precision):
+        image_embeds = model.embed_image(pixels)
+        if "features" in inputs:
+            return image_embeds, model.embed_text_features(**inputs)
+        return image_embeds, model.embed_text(**inputs)
 
-    Raises FileExistsError for a folder that holds a run already, unless it is to be resumed.
+
+def train_step(
+    run: Run, inputs: dict[str, Tensor], positives: Tensor, config: TrainConfig
+) -> float:
+    """One batch forward, backward, and one step of AdamW -> the loss.
+
+    Whatever is random here follows from the seed and the step: a resumed run draws the same. In
+    float16, a step whose gradients overflow is left out, and the next one is scaled less. Raises
+    FloatingPointError, before any weight has changed, where loss or gradients are no numbers.
     """
-    file = folder / "training_state.safetensors"
-    if config.resume:
-        return read_state(file, config)
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file: choose another folder for the run.")
-    if folder.is_dir() and any(folder.iterdir()):
-        raise FileExistsError(
-            f"{folder} is not empty: add --resume to go on with the run in it, or choose another "
-            "folder."
+    model, rank = run.model, processes()[0]
+    torch.manual_seed(seeded(config.seed, 2, run.step, rank).initial_seed())  # for dropout
+    model.train()
+    model.vision.train(config.vision_lr > 0)  # a locked encoder keeps its dropout off
+    model.text.train(config.text_lr > 0)
+
+    def encode(part: tuple[int, dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
+        return embed(run, part[1], config, seeded(config.seed, 3, run.step, rank, part[0]))
+
+    run.optimizer.zero_grad(set_to_none=True)
+    positives = positives.to(model.log_logit_scale.device) if config.mask_positives else None
+    if config.micro_batch:
+        parts = zip(*(tensor.split(config.micro_batch) for tensor in inputs.values()), strict=True)
+        parts = [(n, dict(zip(inputs, part, strict=True))) for n, part in enumerate(parts)]
+        loss = cached_contrastive_backward(encode, parts, model.logit_scale, positives, run.scaler)
+    else:
+        image_embeds, text_embeds = map(gather_embeds, encode((0, inputs)))
+        loss = contrastive_loss(image_embeds, text_embeds, model.logit_scale, positives)
+        run.scaler.scale(loss).backward()
+    average_gradients(model.parameters())
+    run.scaler.unscale_(run.optimizer)
+    limit = config.clip_gradient or math.inf
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
+    loss, norm = torch.stack([loss.detach(), norm]).tolist()  # the step's one wait for a GPU
+    overflows = run.scaler.is_enabled() and run.scaler.get_scale() >= 1
+    if not math.isfinite(loss) or not (math.isfinite(norm) or overflows):
+        raise FloatingPointError(
+            f"The loss became {loss} and its gradient {norm} at step {run.step}: try a smaller "
+            f"learning rate than {config.lr:g}. The last saved state in {config.out} is intact."
         )
-    return None
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
+    with torch.no_grad():  # past its limit the scale has no gradient that could bring it back
+        model.log_logit_scale.clamp_(max=math.log(model.config.max_logit_scale))
+    if run.average is not None and math.isfinite(norm):
+        update_average(run.average, model, config.ema, run.step)
+    return loss
 
 
-def save_run(
-    folder: Path,
-    model: DistilCLIP,
-    optimizer: AdamW,
-    scaler: torch.amp.GradScaler,
+@torch.no_grad()
+def update_average(average: DistilCLIP, model: DistilCLIP, decay: float, step: int) -> None:
+    """Move `average` towards the weights of `model` by a share of 1 - `decay`.
+
+    In the first steps by more, or the random start would stay in it for long: the decay is then
+    (1 + step) / (10 + step).
+    """
+    decay = min(decay, (1 + step) / (10 + step))
+    for mean, parameter in zip(average.parameters(), model.parameters(), strict=True):
+        if parameter.requires_grad:
+            mean.lerp_(parameter, 1 - decay)
+
+
+def start_run(config: TrainConfig, device: torch.device, saved: dict | None = None) -> Run:
+    """A new model with its optimiser; with a `saved` state, all as it was then."""
+    torch.manual_seed(config.seed)
+    model = DistilCLIP(config.model_config())
+    model.text.requires_grad_(config.text_lr > 0)
+    model.vision.requires_grad_(config.vision_lr > 0)
+    model.log_logit_scale.requires_grad_(config.learn_temperature)
+    model.to(device)
+    # Fused: one kernel for the whole update, on a GPU and on a CPU.
+    fused = device.type in ("cpu", "cuda") or None
+    optimizer = AdamW(parameter_groups(model, config), betas=(0.9, config.beta2), fused=fused)
+    precision = saved["precision"] if saved else choose_precision(config, model, device)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
+    average = None
+    if config.ema:  # what does not learn is shared, not copied
+        shared = model.text.tokenizer if config.text_lr else model.text
+        average = copy.deepcopy(model, {id(shared): shared}).eval()
+    run = Run(model, optimizer, scaler, precision, average)
+    if saved:
+        restore(run, saved)
+    if config.compile:
+        model.vision.compile()
+    return run
+
+
+def train_epoch(
+    run: Run,
+    data: TrainingData,
     config: TrainConfig,
-    precision: str,
-    step: int,
-    history: list[dict],
-    losses: list[float],
+    epoch: int,
+    bar: tqdm,
+    save: Callable[[], None],
 ) -> None:
-    """Write model, state and metrics; each file is there whole or not at all."""
-    settings = {k: v for k, v in asdict(config).items() if k not in ("resume", "out")}
-    tensors = {f"model.{n}": p for n, p in model.named_parameters() if p.requires_grad}
-    for position, values in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{position}.{key}": value for key, value in values.items()}
-    description = {
-        "step": step,
-        "precision": precision,
-        "config": settings,
-        "scaler": scaler.state_dict(),
-        "history": history,
-        "losses": losses,
-    }
-    model.save_pretrained(folder)
-    write_text(folder / "train_config.json", json.dumps(settings, indent=2))
-    write_text(folder / "metrics.jsonl", "\n".join(json.dumps(line) for line in history))
-    metadata = {"state": json.dumps(description)}
-    save_tensors(tensors, folder / "training_state.safetensors", metadata)
+    """What is left of an epoch, step by step; `save` is called when the last time is long ago."""
+    steps = len(data.pairs) // config.batch_size
+    order = enumerate(data.pairs.epoch(config.batch_size, config.seed, epoch), epoch * steps)
+    remaining = [(step, rows) for step, rows in order if step >= run.step]
+
+    def draw(item: tuple[int, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        return draw_batch(data, item[1], item[0], config, run.model.tokenize)
+
+    started = time.perf_counter()
+    for inputs, positives in prefetch(draw, remaining, run.model.log_logit_scale.device):
+        waited = time.perf_counter() - started
+        share = learning_rate(run.step, steps * config.epochs, config.warmup)
+        for group in run.optimizer.param_groups:
+            group["lr"] = group["peak"] * share
+        with uninterrupted():  # Ctrl-C never finds half a step
+            run.epoch["losses"].append(train_step(run, inputs, positives, config))
+            run.step += 1
+            run.epoch["lr"] = config.lr * share
+            run.epoch["waiting"] += waited
+            run.epoch["seconds"] += time.perf_counter() - started
+        bar.update()
+        if run.step % 10 == 0:
+            speed = len(run.epoch["losses"]) * config.batch_size / run.epoch["seconds"]
+            rate, loss = f"{run.epoch['lr']:.1e}", f"{run.epoch['losses'][-1]:.3f}"
+            bar.set_postfix(loss=loss, lr=rate, images_per_s=f"{speed:.0f}")
+        if time.monotonic() > run.save_at:
+            save()
+        started = time.perf_counter()
 
 
-def read_state(file: Path, config: TrainConfig) -> dict:
-    """The state that `save_run` wrote; ValueError where it is damaged or of another run."""
-    if not file.is_file():
-        raise FileNotFoundError(f"Nothing to resume: there is no {file}.")
-    try:
-        with safe_open(file, "pt") as opened:
-            state = json.loads(opened.metadata()["state"])
-            state["tensors"] = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{file} is damaged and cannot be resumed from: {error}.") from None
-    now = {k: v for k, v in asdict(config).items() if k not in ("resume", "out")}
-    changed = [k for k in now if state["config"].get(k) != now[k]]
-    if changed:
-        before = ", ".join(f"{name} {state['config'].get(name)!r}" for name in changed)
-        raise ValueError(
-            f"The run in {file.parent} was started with {before}: resume with the same settings."
+def train(config: TrainConfig, progress: bool = True) -> TrainResult:
+    """Train a model as `config` says and write it to the folder `config.out`.
+
+    The folder ends up with the model (`save_pretrained`), `train_config.json`, `metrics.jsonl`,
+    a sheet of samples for each evaluation, and `training_state.safetensors`, from which `resume`
+    goes on, bitwise as if nothing had happened. Processes that `torchrun` started share every
+    batch; the first of them writes. Raises ValueError where the data or the configuration are at
+    fault, FileExistsError where the folder holds another run, OSError where it cannot be
+    written to, FloatingPointError where the loss is no longer a number.
+    """
+    folder, device = Path(config.out).expanduser(), _choose_device(config.device)
+    with contextlib.ExitStack() as stack:
+        rank, world = stack.enter_context(process_group(device.type))
+        writes, progress = rank == 0, progress and rank == 0
+        if writes:
+            stack.enter_context(hold_folder(folder, config.resume))
+        saved = read_state(folder, config) if config.resume else None
+        splits = load_pairs(config.data, config.skip_broken)
+        _check_batch(config, splits["train"], world)
+        run = start_run(config, device, saved)
+        data = prepare_data(run.model, splits["train"], config, progress)
+        validation = splits["validation"]
+        held_out = decode_pixels(validation, config.image_size, config.cache or None, progress)
+        board = None
+        if config.tensorboard and writes:
+            board = open_tensorboard(folder, run.step)
+            stack.callback(board.close)
+        every = math.ceil(config.epochs / config.evaluations) if config.evaluations else 0
+        total = len(data.pairs) // config.batch_size * config.epochs
+        bar = tqdm(
+            total=total, initial=run.step, desc="training", disable=not progress, unit="step"
         )
-    return state
+        stack.callback(bar.close)
+
+        def save() -> None:
+            if writes:
+                save_run(run, folder, config)
+
+        def log(lines: list[dict]) -> None:
+            run.history += lines
+            if writes:
+                write_metrics(run, folder)
+            if board is not None:
+                log_to_tensorboard(board, lines)
+
+        def evaluate_validation() -> dict[str, float]:
+            sheet = folder / "samples" / f"step_{run.step:06}.png"
+            return evaluate_and_draw(run.outcome, validation, held_out, sheet)
+
+        try:
+            if not saved:
+                save()
+            for epoch in range(run.epochs, config.epochs):
+                train_epoch(run, data, config, epoch, bar, save)
+                lines, is_last = [epoch_line(run, config)], epoch + 1 == config.epochs
+                evaluates = every and (epoch + 1) % every == 0 and not is_last
+                if evaluates and writes:
+                    scores = evaluate_validation()
+                    about = {"kind": "evaluation", "split": "validation", "step": run.step}
+                    lines.append(about | scores)
+                    if progress:
+                        bar.write(f"epoch {epoch + 1}: validation {format_metrics(scores)}")
+                with uninterrupted():
+                    log(lines)
+                    run.epoch = new_epoch()
+                if evaluates or is_last or time.monotonic() > run.save_at:
+                    save()
+            metrics = {}
+            for split in [name for name in splits if name != "train" and writes]:
+                if split == "validation":
+                    metrics[split] = evaluate_validation()
+                else:
+                    metrics[split] = evaluate_retrieval(run.outcome, splits[split])
+            log([{"kind": "final", "split": s, "step": run.step} | m for s, m in metrics.items()])
+            save()
+        except KeyboardInterrupt:
+            save()
+            raise KeyboardInterrupt(
+                f"Stopped at step {run.step} of {total}; add --resume to the same command to go on."
+            ) from None
+    return TrainResult(run.outcome.eval(), folder, metrics, run.history)
 
 
-def load_state(
-    state: dict, model: DistilCLIP, optimizer: AdamW, scaler: torch.amp.GradScaler
-) -> None:
-    """Put a state from `read_state` back into model, optimizer and scaler."""
-    parameters = dict(model.named_parameters())
-    values: dict[int, dict[str, Tensor]] = {}
-    with torch.no_grad():
-        for name, tensor in state["tensors"].items():
-            kind, rest = name.split(".", 1)
-            if kind == "model":
-                parameters[rest].copy_(tensor)
-            else:
-                position, key = rest.split(".")
-                values.setdefault(int(position), {})[key] = tensor
-    optimizer.load_state_dict(optimizer.state_dict() | {"state": values})
-    if state["scaler"]:
-        scaler.load_state_dict(state["scaler"])
-
-
-def format_metrics(metrics: dict[str, float]) -> str:
-    """Recalls as one line of percentages: text to image, then image to text."""
-    parts = []
-    for direction, title in (("t2i", "text→image"), ("i2t", "image→text")):
-        values = [
-            f"R@{name.split('_r')[1]} {100 * value:.1f}"
-            for name, value in metrics.items()
-            if name.startswith(direction)
-        ]
-        parts.append(f"{title} {' '.join(values)}")
-    return ", ".join(parts) + " %"
+def _check_batch(config: TrainConfig, rows: datasets.Dataset, world: int) -> None:
+    """ValueError where there are fewer pictures than a batch, or it cannot be shared out."""
+    if len(rows) < config.batch_size:
+        raise ValueError(
+            f"{config.data} has {len(rows)} training pictures, fewer than one batch of "
+            f"{config.batch_size}: choose a smaller batch size."
+        )
+    if config.batch_size % world:
+        raise ValueError(
+            f"A batch of {config.batch_size} cannot be shared by {world} processes: choose a "
+            "multiple of their number."
+        )

@@ -2,15 +2,38 @@
 
 import json
 import math
+import os
+import socket
+import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
+from transformers import ViTConfig, ViTModel
 
-from distilclip import DistilCLIP, TrainConfig, train
-from distilclip.train import autocast, learning_rate
+from distilclip import DistilCLIP, TrainConfig, load_pairs, train
+from distilclip.checkpoint import STATE_FILE, read_state
+from distilclip.data import normalise_pixels, seeded
+from distilclip.train import (
+    autocast,
+    draw_batch,
+    learning_rate,
+    parameter_groups,
+    prefetch,
+    prepare_data,
+    start_run,
+    train_epoch,
+    update_average,
+    views,
+)
+
+TRAIN = sys.modules["distilclip.train"]  # distilclip.train itself is the function
+CPU = torch.device("cpu")
 
 COLOURS = ["red", "green", "blue", "yellow", "black", "orange", "purple", "grey"]
 
@@ -32,31 +55,50 @@ def shapes(tmp_path_factory):
     return folder
 
 
-def config(data, out, **changes):
-    settings = {
-        "image_size": 32,
-        "patch_size": 8,
-        "dim": 32,
-        "depth": 2,
-        "num_heads": 2,
-        "embed_dim": 32,
-        "epochs": 3,
-        "batch_size": 16,
-        "lr": 2e-3,
-        "augmentation": 0.0,
-        "precision": "float32",
-        "evaluations": 3,
-    }
-    return TrainConfig(data=str(data), out=str(out), **(settings | changes))
+@pytest.fixture
+def config(shapes, tiny_text):
+    """A short run on the shapes with a small model and a random text encoder."""
+
+    def make(out, **changes):
+        settings = {
+            "data": str(shapes),
+            "text_model": str(tiny_text),
+            "image_size": 32,
+            "patch_size": 8,
+            "dim": 32,
+            "depth": 2,
+            "num_heads": 2,
+            "embed_dim": 32,
+            "patch_dropout": 0.0,
+            "epochs": 3,
+            "batch_size": 16,
+            "lr": 2e-3,
+            "augmentation": 0.0,
+            "precision": "float32",
+            "evaluations": 3,
+        }
+        return TrainConfig(out=str(out), **(settings | changes))
+
+    return make
 
 
-def test_learning_starts_at_ln_n_and_learns(shapes, tmp_path):
-    result = train(config(shapes, tmp_path / "run", epochs=40), progress=False)
-    losses = [line["loss"] for line in result.history if line["kind"] == "epoch"]
-    assert len(losses) == 40
+def losses(history):
+    return [line["loss"] for line in history if line["kind"] == "epoch"]
+
+
+def assert_same_weights(one: torch.nn.Module, other: torch.nn.Module):
+    theirs = other.state_dict()
+    different = [name for name, t in one.state_dict().items() if not torch.equal(t, theirs[name])]
+    assert not different
+
+
+def test_learning_starts_at_ln_n_and_learns(shapes, config, tmp_path):
+    result = train(config(tmp_path / "run", epochs=40, text_model="minilm"), progress=False)
+    curve = losses(result.history)
+    assert len(curve) == 40
     # With random towers a batch of 16 is a guess among 16.
-    assert losses[0] == pytest.approx(math.log(16), abs=0.6)
-    assert losses[-1] < 0.7 * math.log(16)
+    assert curve[0] == pytest.approx(math.log(16), abs=0.6)
+    assert curve[-1] < 0.7 * math.log(16)
     test = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert test["split"] == "test" and test["t2i_r5"] == result.metrics["test"]["t2i_r5"]
     loaded = DistilCLIP.from_pretrained(tmp_path / "run")
@@ -67,24 +109,35 @@ def test_learning_starts_at_ln_n_and_learns(shapes, tmp_path):
     assert COLOURS[scores.argmax()] == "blue"
 
 
-def test_a_locked_text_encoder_stays_as_it_was_and_a_tuned_one_moves(shapes, tmp_path):
-    start = DistilCLIP(config(shapes, tmp_path).model_config()).text.state_dict()
+def test_a_locked_text_encoder_stays_as_it_was_and_a_tuned_one_moves(config, tmp_path):
+    start = DistilCLIP(config(tmp_path).model_config()).text.state_dict()
     for text_lr in (0.0, 1e-4):
-        out = tmp_path / f"run{text_lr}"
-        result = train(config(shapes, out, epochs=1, text_lr=text_lr), progress=False)
+        result = train(config(tmp_path / f"{text_lr}", epochs=1, text_lr=text_lr), progress=False)
         same = all(torch.equal(start[n], t) for n, t in result.model.text.state_dict().items())
         assert same == (text_lr == 0)
+        state = load_file(tmp_path / f"{text_lr}" / STATE_FILE)
+        assert any(name.startswith("model.text.") for name in state) == (text_lr > 0)
 
 
-@pytest.mark.parametrize("text_lr", [0.0, 1e-4])
-@pytest.mark.parametrize("stop", [1, 3, 5])
-def test_a_resumed_run_ends_with_the_same_weights(shapes, tmp_path, monkeypatch, stop, text_lr):
-    changes = {"text_lr": text_lr, "dropout": 0.1, "patch_dropout": 0.25, "augmentation": 1.0}
-    changes["epochs"] = 3 if text_lr == 0 else 2
-    whole = train(config(shapes, tmp_path / "whole", **changes), progress=False)
-    module = sys.modules["distilclip.train"]  # distilclip.train itself is the function
-    step = module.train_step
-    calls = []
+RANDOM = {"dropout": 0.1, "patch_dropout": 0.25, "augmentation": 1.0, "flip": True}
+
+
+@pytest.mark.parametrize(
+    ("stop", "changes"),
+    [
+        (1, {}),
+        (3, {}),
+        (5, {"text_lr": 1e-4}),
+        (2, {"ema": 0.9}),
+        (5, {"text_lr": 1e-4, "ema": 0.99, "micro_batch": 5}),
+        (5, {"precision": "float16"}),
+        (3, {"precision": "bfloat16"}),
+    ],
+)
+def test_a_resumed_run_ends_with_the_same_weights(config, tmp_path, monkeypatch, stop, changes):
+    changes = RANDOM | {"epochs": 2} | changes
+    whole = train(config(tmp_path / "whole", **changes), progress=False)
+    step, calls = TRAIN.train_step, []
 
     def stopping(*arguments):
         if len(calls) == stop:
@@ -92,35 +145,342 @@ def test_a_resumed_run_ends_with_the_same_weights(shapes, tmp_path, monkeypatch,
         calls.append(1)
         return step(*arguments)
 
-    monkeypatch.setattr(module, "train_step", stopping)
+    monkeypatch.setattr(TRAIN, "train_step", stopping)
     with pytest.raises(KeyboardInterrupt, match=f"Stopped at step {stop}"):
-        train(config(shapes, tmp_path / "part", **changes), progress=False)
-    monkeypatch.setattr(module, "train_step", step)
-    resumed = train(config(shapes, tmp_path / "part", resume=True, **changes), progress=False)
-    for name, tensor in whole.model.state_dict().items():
-        assert torch.equal(tensor, resumed.model.state_dict()[name]), name
-    files = [load_file(tmp_path / d / "training_state.safetensors") for d in ("whole", "part")]
+        train(config(tmp_path / "part", **changes), progress=False)
+    monkeypatch.setattr(TRAIN, "train_step", step)
+    resumed = train(config(tmp_path / "part", resume=True, **changes), progress=False)
+    assert_same_weights(whole.model, resumed.model)
+    files = [load_file(tmp_path / d / STATE_FILE) for d in ("whole", "part")]
     assert files[0].keys() == files[1].keys()
     assert all(torch.equal(files[0][n], files[1][n]) for n in files[0])
-    curves = [[h["loss"] for h in r.history if h["kind"] == "epoch"] for r in (whole, resumed)]
-    assert curves[1][-1] == pytest.approx(curves[0][-1])
+    assert losses(whole.history) == losses(resumed.history)
+    states = [read_state(tmp_path / d, config(tmp_path, **changes)) for d in ("whole", "part")]
+    assert states[0]["scaler"] == states[1]["scaler"]
+    assert bool(states[0]["scaler"]) == (changes.get("precision") == "float16")
 
 
-def test_a_finished_run_resumes_to_itself(shapes, tmp_path):
-    first = train(config(shapes, tmp_path / "run"), progress=False)
-    again = train(config(shapes, tmp_path / "run", resume=True), progress=False)
+def test_a_finished_run_resumes_to_itself(config, tmp_path):
+    first = train(config(tmp_path / "run"), progress=False)
+    again = train(config(tmp_path / "run", resume=True), progress=False)
     assert first.metrics == again.metrics and first.history == again.history
 
 
-def test_bfloat16_learns_what_float32_learns(shapes, tmp_path):
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_learns_what_float32_learns(config, tmp_path, precision):
     curves = []
-    for precision in ("float32", "bfloat16"):
-        run = config(shapes, tmp_path / precision, precision=precision, epochs=6)
-        history = train(run, progress=False).history
-        curves.append([line["loss"] for line in history if line["kind"] == "epoch"])
+    for name in ("float32", precision):
+        result = train(config(tmp_path / name, precision=name, epochs=6), progress=False)
+        curves.append(losses(result.history))
+        assert all(p.dtype == torch.float32 for p in result.model.parameters())
     assert curves[0] == pytest.approx(curves[1], rel=0.05)
-    with autocast(torch.device("cpu"), "bfloat16"):
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+    with autocast(CPU, precision):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == getattr(torch, precision)
+
+
+def test_a_step_that_overflows_float16_changes_nothing(config, tmp_path):
+    settings = config(tmp_path, precision="float16", ema=0.9, text_lr=1e-4)
+    run = start_run(settings, CPU)
+    data = prepare_data(run.model, load_pairs(settings.data)["train"], settings)
+    run.scaler.load_state_dict(run.scaler.state_dict() | {"scale": 2.0**40})
+    before = [{n: t.clone() for n, t in m.state_dict().items()} for m in (run.model, run.average)]
+    inputs, positives = draw_batch(data, torch.arange(16), 0, settings, run.model.tokenize)
+    loss = TRAIN.train_step(run, inputs, positives, settings)
+    assert math.isfinite(loss)
+    for model, tensors in zip((run.model, run.average), before, strict=True):
+        assert all(torch.equal(tensors[n], t) for n, t in model.state_dict().items())
+    for moments in run.optimizer.state_dict()["state"].values():
+        assert not any(moment.any() for moment in moments.values())
+    assert run.scaler.get_scale() == 2.0**39
+    run.scaler.load_state_dict(run.scaler.state_dict() | {"scale": 2.0**10})
+    TRAIN.train_step(run, inputs, positives, settings)
+    assert not torch.equal(before[0]["log_logit_scale"], run.model.log_logit_scale)
+
+
+def test_gradients_that_no_scale_can_save_stop_the_run(config, tmp_path):
+    settings = config(tmp_path, precision="float16")
+    run = start_run(settings, CPU)
+    data = prepare_data(run.model, load_pairs(settings.data)["train"], settings)
+    run.scaler.load_state_dict(run.scaler.state_dict() | {"scale": 0.5})
+    run.model.vision.patch_embedding.projection.bias.register_hook(lambda g: g * math.inf)
+    inputs, positives = draw_batch(data, torch.arange(16), 0, settings, run.model.tokenize)
+    with pytest.raises(FloatingPointError, match="its gradient"):
+        TRAIN.train_step(run, inputs, positives, settings)
+
+
+def test_weight_decay_spares_norms_biases_and_positions(config, tmp_path):
+    settings = config(tmp_path, text_lr=1e-4, weight_decay=0.3)
+    model = DistilCLIP(settings.model_config())
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    groups = parameter_groups(model, settings)
+    assert sorted(names.values()) == sorted(names[p] for g in groups for p in g["params"])
+    for group in groups:
+        for parameter in group["params"]:
+            name = names[parameter]
+            assert group["lr"] == (1e-4 if name.startswith("text.") else settings.lr)
+            spared = any(w in name.lower() for w in ("norm", "bias", "position", "cls", "scale"))
+            assert group["weight_decay"] == (0 if spared else 0.3), name
+
+
+def test_a_pretrained_vit_is_tuned_at_its_own_rate_or_locked(config, tmp_path):
+    sizes = {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2}
+    theirs = ViTConfig(**sizes, num_attention_heads=2, image_size=32, patch_size=8)
+    ViTModel(theirs, add_pooling_layer=False).save_pretrained(tmp_path / "vit")
+    for rate in (0.0, 1e-4):
+        changes = {"vision_model": str(tmp_path / "vit"), "vision_lr": rate, "epochs": 1}
+        run = start_run(config(tmp_path, **changes), CPU)
+        assert {group["peak"] for group in run.optimizer.param_groups} == {rate, 2e-3} - {0.0}
+        start = {name: tensor.clone() for name, tensor in run.model.vision.state_dict().items()}
+        result = train(config(tmp_path / f"{rate}", **changes), progress=False)
+        end = result.model.vision.state_dict()
+        assert all(torch.equal(start[name], end[name]) for name in start) == (rate == 0)
+    with pytest.raises(ValueError, match="name a pretrained one"):
+        config(tmp_path, vision_lr=0.0)
+
+
+def test_the_average_is_a_running_mean_of_the_weights(config, tmp_path, monkeypatch):
+    seen, step = [], TRAIN.train_step
+
+    def watching(run, *arguments):
+        if not seen:
+            seen.append({n: p.detach().clone() for n, p in run.model.named_parameters()})
+        loss = step(run, *arguments)
+        seen.append({n: p.detach().clone() for n, p in run.model.named_parameters()})
+        return loss
+
+    monkeypatch.setattr(TRAIN, "train_step", watching)
+    result = train(config(tmp_path / "run", ema=0.6), progress=False)
+    mean = seen[0]
+    for number, weights in enumerate(seen[1:]):
+        decay = min(0.6, (1 + number) / (10 + number))
+        mean = {name: decay * mean[name] + (1 - decay) * weights[name] for name in mean}
+    matrix = "image_projection.linear.weight"
+    assert (mean[matrix] - seen[-1][matrix]).abs().max() > 1e-4
+    saved = DistilCLIP.from_pretrained(tmp_path / "run")
+    for model in (result.model, saved):
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(parameter, mean[name], rtol=0, atol=1e-5)
+
+
+def test_an_average_without_memory_is_the_model(config, tmp_path):
+    model, average = (DistilCLIP(config(tmp_path).model_config()) for _ in range(2))
+    update_average(average, model, 0.0, 1000)
+    assert_same_weights(average, model)
+
+
+def test_micro_batches_train_as_the_whole_batch_does(config, tmp_path):
+    changes = {"text_lr": 1e-3, "epochs": 2}
+    whole = train(config(tmp_path / "whole", **changes), progress=False)
+    for size in (4, 5, 16):
+        parts = train(config(tmp_path / f"{size}", micro_batch=size, **changes), progress=False)
+        assert losses(whole.history) == pytest.approx(losses(parts.history), abs=1e-4)
+
+
+def test_two_processes_train_as_one_does(shapes, config, tiny_text, tmp_path):
+    settings = config(tmp_path / "one", text_lr=1e-3)
+    one = train(settings, progress=False)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    code = (
+        "import json, sys, torch; torch.set_num_threads(1)\n"
+        "from distilclip import TrainConfig, train\n"
+        "result = train(TrainConfig(**json.loads(sys.argv[1])), progress=False)\n"
+        "assert bool(result.metrics) == (sys.argv[2] == '0')\n"
+    )
+    fields = vars(settings) | {"out": str(tmp_path / "two"), "micro_batch": 4}
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, json.dumps(fields), str(rank)],
+            env=os.environ
+            | {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
+            | {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)},
+        )
+        for rank in range(2)
+    ]
+    assert [worker.wait(timeout=300) for worker in workers] == [0, 0]
+    lines = [json.loads(x) for x in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
+    assert losses(lines) == pytest.approx(losses(one.history), abs=1e-3)
+    two = DistilCLIP.from_pretrained(tmp_path / "two")
+    for name, parameter in one.model.named_parameters():
+        torch.testing.assert_close(two.get_parameter(name), parameter, rtol=0, atol=2e-3)
+
+
+def test_a_batch_that_two_processes_cannot_share_is_refused(config, tmp_path):
+    with pytest.raises(ValueError, match="cannot be shared by 3 processes"):
+        TRAIN._check_batch(config(tmp_path), range(64), world=3)
+
+
+def test_pictures_whose_captions_name_a_side_are_never_mirrored(config, tmp_path):
+    settings = config(tmp_path, flip=True)
+    rows = load_pairs(settings.data)["train"].select(range(24))
+    captions = [
+        ["a Left-hand turn", "a turn"] if n % 2 else ["a turn", "bright"] for n in range(24)
+    ]
+    rows = rows.remove_columns("captions").add_column("captions", captions)
+    model = DistilCLIP(settings.model_config())
+    data = prepare_data(model, rows, settings)
+    assert data.may_flip.tolist() == [True, False] * 12
+    mirrored = torch.zeros(24)
+    for step in range(40):
+        inputs, _ = draw_batch(data, torch.arange(24), step, settings, model.tokenize)
+        mirrored += inputs["flip"]
+        seen = views(inputs["pixels"], inputs["flip"], settings, seeded(0))
+        assert torch.equal(seen[inputs["flip"]], inputs["pixels"][inputs["flip"]].flip(-1))
+        assert torch.equal(seen[~inputs["flip"]], inputs["pixels"][~inputs["flip"]])
+    assert not mirrored[1::2].any()
+    assert 0.4 < (mirrored[::2] / 40).mean() < 0.6
+    still, _ = draw_batch(data, torch.arange(24), 0, config(tmp_path), model.tokenize)
+    assert not still["flip"].any()
+
+
+def test_a_batch_follows_from_the_seed_and_the_step_alone(config, tmp_path):
+    settings = config(tmp_path, text_lr=1e-4, flip=True)
+    run = start_run(settings, CPU)
+    data = prepare_data(run.model, load_pairs(settings.data)["train"], settings)
+    rows = torch.arange(16)
+    one, two, other = (
+        draw_batch(data, rows, step, settings, run.model.tokenize) for step in (7, 7, 8)
+    )
+    assert all(torch.equal(one[0][name], two[0][name]) for name in one[0])
+    assert torch.equal(one[1], two[1])
+    assert not torch.equal(one[0]["flip"], other[0]["flip"])
+
+
+def test_on_a_gpu_the_next_batch_is_drawn_in_the_background(monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 100)
+    drawn = []
+
+    def draw(item):
+        drawn.append(item)
+        return {"pixels": torch.tensor(item)}, torch.tensor(item)
+
+    batches = prefetch(draw, range(4), torch.device("cuda"))
+    assert [(int(i["pixels"]), int(p)) for i, p in batches] == [(100 + n, n) for n in range(4)]
+    assert drawn == [0, 1, 2, 3]
+    assert list(prefetch(draw, [], torch.device("cuda"))) == []
+
+    def broken(item):
+        raise ValueError("a picture is broken")
+
+    with pytest.raises(ValueError, match="a picture is broken"):
+        list(prefetch(broken, range(4), torch.device("cuda")))
+
+
+def test_every_epoch_says_what_it_cost(config, tmp_path):
+    result = train(config(tmp_path / "run", evaluations=2, epochs=4), progress=False)
+    lines = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert lines == result.history
+    assert [line["kind"] for line in lines] == [
+        *("epoch", "epoch", "evaluation", "epoch", "epoch", "final", "final")
+    ]
+    for line in lines:
+        if line["kind"] == "epoch":
+            assert 0 <= line["waiting"] <= 1 and line["peak_memory_mib"] > 50
+            pictures = line["images_per_second"] * line["seconds"]
+            assert pictures == pytest.approx(3 * 16)  # three batches of 16
+        else:
+            assert 0 <= line["t2i_r1"] <= line["t2i_r5"] <= line["t2i_r10"] <= 1
+
+
+def test_each_evaluation_leaves_a_sheet_of_what_it_found(config, tmp_path, monkeypatch):
+    train(config(tmp_path / "run", evaluations=2, epochs=4), progress=False)
+    sheets = sorted((tmp_path / "run" / "samples").iterdir())
+    assert [sheet.name for sheet in sheets] == ["step_000006.png", "step_000012.png"]
+    sizes = {Image.open(sheet).size for sheet in sheets}
+    assert len(sizes) == 1 and min(sizes.pop()) > 300
+
+
+def test_the_right_picture_is_the_framed_one(tmp_path):
+    from distilclip.watch import RIGHT, draw_samples
+
+    pixels = torch.zeros(8, 3, 16, 16, dtype=torch.uint8)
+    scores = torch.tensor([[8.0, 7, 6, 5, 4, 3, 2, 1], [8.0, 7, 6, 5, 4, 3, 2, 1]])
+    draw_samples(["third", "猫 $x_1$ " * 30], [2, 7], scores, pixels, tmp_path / "sheet.png")
+    sheet = Image.open(tmp_path / "sheet.png").convert("RGB")
+    green = tuple(bytes.fromhex(RIGHT[1:]))
+    rows, columns = (np.asarray(sheet) == green).all(axis=2).nonzero()
+    assert columns.min() > 240 and columns.max() < 370  # the third place of the first row, alone
+    assert rows.max() < sheet.height / 2
+
+
+class Curves(list):
+    """A stand-in for TensorBoard's writer: it keeps (curve, value, step)."""
+
+    def __init__(self, folder, purge_step):
+        self.folder, self.purge_step = folder, purge_step
+        Curves.last = self
+
+    def add_scalar(self, name, value, step):
+        self.append((name, value, step))
+
+    def flush(self):
+        pass
+
+    def close(self):
+        self.closed = True
+
+
+def test_tensorboard_gets_the_numbers_of_every_line(config, tmp_path, monkeypatch):
+    monkeypatch.setitem(
+        sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Curves)
+    )
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
+    result = train(config(tmp_path / "run", tensorboard=True), progress=False)
+    curves = Curves.last
+    assert curves.folder == tmp_path / "run" / "tensorboard" and curves.purge_step == 1
+    assert [v for n, v, _ in curves if n == "train/loss"] == losses(result.history)
+    assert [step for n, _, step in curves if n == "validation/t2i_r5"] == [3, 6, 9]
+    assert curves.closed
+
+
+def test_tensorboard_reads_what_we_write(config, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    result = train(config(tmp_path / "run", tensorboard=True), progress=False)
+    events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    points = [(point.step, point.value) for point in events.Scalars("train/loss")]
+    assert [step for step, _ in points] == [3, 6, 9]
+    assert [value for _, value in points] == pytest.approx(losses(result.history))
+
+
+def test_a_missing_tensorboard_is_named_before_anything_starts(config, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install tensorboard"):
+        config(tmp_path / "run", tensorboard=True)
+
+
+def test_decoded_pictures_are_kept_where_a_cache_is_named(config, tmp_path):
+    settings = {"cache": str(tmp_path / "cache"), "epochs": 1}
+    one = train(config(tmp_path / "one", **settings), progress=False)
+    files = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").iterdir()}
+    assert len(files) >= 2
+    two = train(config(tmp_path / "two", **settings), progress=False)
+    assert_same_weights(one.model, two.model)
+    assert files == {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").iterdir()}
+
+
+def test_only_the_image_side_is_compiled_and_only_if_asked(config, tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
+    start_run(config(tmp_path), CPU)
+    assert not compiled
+    run = start_run(config(tmp_path, compile=True), CPU)
+    assert compiled == [run.model.vision]
+
+
+def test_an_epoch_goes_on_where_it_was_left(config, tmp_path, monkeypatch):
+    settings = config(tmp_path)
+    run = start_run(settings, CPU)
+    data = prepare_data(run.model, load_pairs(settings.data)["train"], settings)
+    steps = []
+    monkeypatch.setattr(TRAIN, "train_step", lambda run, *_: steps.append(run.step) or 1.0)
+    bar = TRAIN.tqdm(disable=True)
+    run.step, run.save_at = 4, math.inf
+    train_epoch(run, data, settings, 1, bar, save=lambda: None)
+    assert steps == [4, 5] and run.step == 6
+    train_epoch(run, data, settings, 1, bar, save=lambda: None)
+    assert steps == [4, 5]
 
 
 def test_the_learning_rate_rises_and_falls():
@@ -145,7 +505,11 @@ def test_presets_can_be_changed_one_by_one():
         ({"epochs": 0}, "epochs must be at least 1"),
         ({"batch_size": 1}, "at least 2"),
         ({"lr": 0.0}, "lr must be positive"),
+        ({"lr": math.nan}, "lr must be positive"),
         ({"precision": "int8"}, "Unknown precision"),
+        ({"micro_batch": -1}, "micro_batch must not be negative, got -1"),
+        ({"ema": 1.0}, r"ema must be in \[0, 1\), got 1.0"),
+        ({"embed_dim": 0}, "embed_dim must be at least 1"),
         ({"image_size": 30}, "image_size 30 is not divisible by patch_size 8"),
     ],
 )
@@ -154,42 +518,72 @@ def test_impossible_settings_are_refused(changes, message):
         TrainConfig(**changes)
 
 
-def test_nothing_is_left_behind_where_the_data_are_at_fault(shapes, tmp_path):
+def test_nothing_is_left_behind_where_the_data_are_at_fault(config, tmp_path):
     with pytest.raises(ValueError, match="fewer than one batch of 500"):
-        train(config(shapes, tmp_path / "run", batch_size=500), progress=False)
+        train(config(tmp_path / "run", batch_size=500), progress=False)
     with pytest.raises(ValueError, match="Unknown data source"):
-        train(config("nothing", tmp_path / "run"), progress=False)
+        train(config(tmp_path / "run", data="nothing"), progress=False)
     with pytest.raises(FileNotFoundError, match="Cannot get 'no/where'"):
-        train(config(shapes, tmp_path / "run", text_model="no/where"), progress=False)
+        train(config(tmp_path / "run", text_model="no/where"), progress=False)
     assert not (tmp_path / "run").exists()
 
 
-def test_another_run_is_never_overwritten(shapes, tmp_path):
-    train(config(shapes, tmp_path / "run", epochs=1), progress=False)
-    before = {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()}
+def files_of(folder: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_another_run_is_never_overwritten(config, tmp_path):
+    train(config(tmp_path / "run", epochs=1), progress=False)
+    before = files_of(tmp_path / "run")
     with pytest.raises(FileExistsError, match="is not empty: add --resume"):
-        train(config(shapes, tmp_path / "run", epochs=1), progress=False)
+        train(config(tmp_path / "run", epochs=1), progress=False)
     with pytest.raises(ValueError, match=r"was started with lr 0\.002"):
-        train(config(shapes, tmp_path / "run", epochs=1, lr=1e-4, resume=True), progress=False)
-    assert {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()} == before
+        train(config(tmp_path / "run", epochs=1, lr=1e-4, resume=True), progress=False)
+    assert files_of(tmp_path / "run") == before
 
 
-def test_a_damaged_or_absent_state_is_named(shapes, tmp_path):
+def test_a_damaged_or_absent_state_is_named(config, tmp_path):
     with pytest.raises(FileNotFoundError, match="Nothing to resume"):
-        train(config(shapes, tmp_path / "run", resume=True), progress=False)
-    train(config(shapes, tmp_path / "run", epochs=1), progress=False)
-    state = tmp_path / "run" / "training_state.safetensors"
+        train(config(tmp_path / "run", resume=True), progress=False)
+    train(config(tmp_path / "run", epochs=1), progress=False)
+    state = tmp_path / "run" / STATE_FILE
     whole = state.read_bytes()
     for size in (0, 4, 100, len(whole) // 2, len(whole) - 1):
         state.write_bytes(whole[:size])
         with pytest.raises(ValueError, match="is damaged and cannot be resumed"):
-            train(config(shapes, tmp_path / "run", epochs=1, resume=True), progress=False)
+            train(config(tmp_path / "run", epochs=1, resume=True), progress=False)
 
 
-def test_a_loss_that_is_no_number_stops_the_run(shapes, tmp_path, monkeypatch):
-    train_module = sys.modules["distilclip.train"]
-    monkeypatch.setattr(
-        train_module, "contrastive_loss", lambda *_: torch.tensor(math.nan, requires_grad=True)
-    )
-    with pytest.raises(FloatingPointError, match="The loss became nan at step 0"):
-        train(config(shapes, tmp_path / "run"), progress=False)
+def test_a_state_of_another_model_is_refused(config, tmp_path):
+    settings = config(tmp_path / "run", epochs=1)
+    train(settings, progress=False)
+    saved = read_state(tmp_path / "run", settings)
+    for name, tensor, message in (
+        ("model.image_projection.linear.weight", torch.zeros(2, 2), "is another tensor"),
+        ("model.nothing", torch.zeros(1), "is another tensor"),
+        ("optimizer.log_logit_scale.exp_avg", torch.zeros(2), "is another tensor"),
+        ("optimizer.0.exp_avg", torch.zeros(2), "is another tensor"),
+        ("model.log_logit_scale", None, "is missing"),
+    ):
+        tensors = {n: t for n, t in (saved["tensors"] | {name: tensor}).items() if t is not None}
+        with pytest.raises(ValueError, match=message):
+            start_run(settings, CPU, saved | {"tensors": tensors})
+
+
+def test_a_loss_that_is_no_number_stops_the_run(config, tmp_path, monkeypatch):
+    bad = torch.tensor(math.nan, requires_grad=True)
+    monkeypatch.setattr(TRAIN, "contrastive_loss", lambda *_: bad * 1)
+    with pytest.raises(FloatingPointError, match="The loss became nan"):
+        train(config(tmp_path / "run"), progress=False)
+    assert read_state(tmp_path / "run", config(tmp_path / "run"))["step"] == 0
+
+
+def test_pixels_are_normalised_as_the_model_says(config, tmp_path):
+    settings = config(tmp_path)
+    run = start_run(settings, CPU)
+    data = prepare_data(run.model, load_pairs(settings.data)["train"], settings)
+    inputs, _ = draw_batch(data, torch.arange(16), 0, settings, run.model.tokenize)
+    ours, _ = TRAIN.embed(run, inputs, settings, seeded(0))
+    mean, std = run.model.config.image_mean, run.model.config.image_std
+    theirs = run.model.embed_image(normalise_pixels(inputs["pixels"], mean, std))
+    torch.testing.assert_close(ours, theirs)

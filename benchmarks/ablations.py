@@ -1,0 +1,171 @@
+"""What each choice of the preset `t4` is worth: its recipe with one choice taken back at a time.
+
+    python benchmarks/ablations.py --device-name "two cores of an Intel Xeon"
+    python benchmarks/ablations.py --seconds 300 --seeds 0 1 2 --only "as it is" "original recipe"
+
+Every run trains the same small model (the preset `cpu`'s shape, MiniLM as text encoder) on
+`emoji`; only the recipe differs. By default all runs take the same number of steps; with
+`--seconds` each one gets as many epochs as fit into that time, timed on its first. The
+recalls of every run go to book/results/ablations.json at once, with seed, split, device, date and
+command: a run that is there already is not made again, so the command can be stopped at any time
+and given again.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import shlex
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+
+import torch
+
+from distilclip import TrainConfig, train
+from distilclip.files import write_text
+from distilclip.settings import DEFAULTS, PRESETS
+
+ROOT = Path(__file__).parents[1]
+SMALL = {
+    "text_model": "minilm",
+    "image_size": 48,
+    "patch_size": 8,
+    "dim": 192,
+    "depth": 6,
+    "num_heads": 3,
+    "batch_size": 64,
+}
+# The recipe of the preset "original", its flaws in the model included, at the same size.
+ORIGINAL = {
+    name: value
+    for name, value in (DEFAULTS | PRESETS["original"]).items()
+    if name not in SMALL and name not in ("epochs", "evaluations")
+}
+
+
+def variants() -> dict[str, dict]:
+    """Name to the settings that differ from the recipe as it is."""
+    recipe = TrainConfig(preset="t4")
+    return {
+        "as it is": {},
+        "original recipe": ORIGINAL,
+        "one rate, the text's": {"lr": recipe.text_lr},
+        "one rate, the image's": {"text_lr": recipe.lr},
+        "text encoder locked": {"text_lr": 0.0},
+        "no warm-up": {"warmup": 0.0},
+        "no weight decay": {"weight_decay": 0.0},
+        "no clipping": {"clip_gradient": 0.0},
+        "beta2 0.999": {"beta2": 0.999},
+        "no augmentation": {"augmentation": 0.0, "flip": False},
+        "no mirroring": {"flip": False},
+        "no positives mask": {"mask_positives": False},
+        "fixed temperature": {"learn_temperature": False},
+        "moving average of weights": {"ema": 0.0 if recipe.ema else 0.995},
+        "patch dropout, one half": {"patch_dropout": 0.0 if recipe.patch_dropout else 0.5},
+        "first token, not the mean": {"image_pool": "first"},
+        "mean of the patches": {"image_pool": "mean"},
+    }
+
+
+def configure(changes: dict, seed: int, epochs: int, out: str) -> TrainConfig:
+    """The configuration of one run; nothing is evaluated on the way."""
+    settings = SMALL | {"epochs": epochs, "evaluations": 0, "seed": seed} | changes
+    return TrainConfig(data="emoji", preset="t4", out=out, **settings)
+
+
+def measure(changes: dict, seed: int, epochs: int) -> dict:
+    """Train once: the recalls of the splits, the seconds of training, the steps."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = train(configure(changes, seed, epochs, f"{folder}/run"))
+    lines = [line for line in result.history if line["kind"] == "epoch"]
+    return {
+        "epochs": epochs,
+        "steps": lines[-1]["step"],
+        "seconds": round(sum(line["seconds"] for line in lines), 1),
+        "precision": lines[-1]["precision"],
+        "loss": round(lines[-1]["loss"], 4),
+        "metrics": result.metrics,
+    }
+
+
+def fitting_epochs(changes: dict, seconds: float) -> int:
+    """How many epochs of this recipe fit into a time: one is made to see."""
+    return max(1, int(seconds / measure(changes, 0, 1)["seconds"]))
+
+
+def device_name(given: str) -> str:
+    """The device in words."""
+    if given:
+        return given
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{torch.get_num_threads()} threads of a {platform.machine()} CPU"
+
+
+def differs(changes: dict, epochs: int) -> bool:
+    """Whether a variant is another recipe than the preset's own."""
+    base = dataclasses.asdict(configure({}, 0, epochs, ""))
+    return dataclasses.asdict(configure(changes, 0, epochs, "")) != base
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--epochs", type=int, default=10, help="equal steps: so many epochs")
+    parser.add_argument("--seconds", type=float, help="equal time instead: so long a training")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=list(variants()))
+    parser.add_argument("--device-name", default="", help="the machine, in words")
+    parser.add_argument("--out", type=Path, default=ROOT / "book/results/ablations.json")
+    options = parser.parse_args()
+    base = dataclasses.asdict(configure({}, 0, 1, ""))
+    base = {k: v for k, v in base.items() if k not in ("seed", "epochs", "out")}
+    results = {"base": base, "runs": []}
+    if options.out.is_file():
+        results = json.loads(options.out.read_text())
+        if results["base"] != base:
+            raise SystemExit(
+                f"{options.out} was measured with another recipe: remove it, or give --out."
+            )
+    budget = f"{options.seconds:g} seconds" if options.seconds else f"{options.epochs} epochs"
+    for seed in options.seeds:
+        for name, changes in variants().items():
+            if options.only and name not in options.only:
+                continue
+            if changes and not differs(changes, options.epochs):
+                print(f"{name}: that is the recipe as it is")
+                continue
+            done = [(r["variant"], r["seed"], r["budget"], r["changes"]) for r in results["runs"]]
+            if (name, seed, budget, changes) in done:
+                continue
+            print(f"{name}, seed {seed}, {budget}", flush=True)
+            epochs = options.epochs
+            if options.seconds:
+                epochs = fitting_epochs(changes, options.seconds)
+            started = time.strftime("%H:%M")
+            line = {
+                "variant": name,
+                "changes": changes,
+                "budget": budget,
+                "seed": seed,
+                "data": "emoji",
+                **measure(changes, seed, epochs),
+                "device": device_name(options.device_name),
+                "threads": torch.get_num_threads(),
+                "torch": torch.__version__,
+                "date": f"{date.today().isoformat()} {started}",
+                "command": shlex.join(["python", "benchmarks/ablations.py", *sys.argv[1:]]),
+            }
+            results["runs"].append(line)
+            write_text(options.out, json.dumps(results, indent=1))
+            for split, metrics in line["metrics"].items():
+                found = {k: round(100 * v, 1) for k, v in metrics.items() if k.startswith("t2i")}
+                print(f"  {split}: {found}", flush=True)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    main()

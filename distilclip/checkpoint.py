@@ -1,0 +1,278 @@
+"""A run that can stop at any moment: its state on the disk, its folder for itself, Ctrl-C.
+
+What chapter 8's loop needs so that a kill, a full disk or a second run in the same folder costs
+at most the time since the last save. Nothing here is a pickle: safetensors and JSON.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from distilclip.files import remove_leftovers, save_tensors, write_text
+from distilclip.model import DistilCLIP
+from distilclip.settings import TrainConfig
+
+try:
+    import fcntl
+except ImportError:  # Windows has none
+    fcntl = None
+
+STATE_FILE = "training_state.safetensors"
+SAVE_SECONDS = 60  # save when the last time is longer ago,
+SAVE_SHARE = 0.02  # and when saving takes no more than this share of the time
+ELSEWHERE = ("resume", "out", "tensorboard", "cache")  # settings that change no result
+
+
+def new_epoch() -> dict:
+    """The sums of an epoch that has not begun."""
+    return {"losses": [], "lr": 0.0, "seconds": 0.0, "waiting": 0.0}
+
+
+@dataclass
+class Run:
+    """A run in progress: everything that changes while a model is trained.
+
+    `step` counts the steps that are done, `history` holds the lines of metrics.jsonl, `epoch`
+    the sums of the epoch in progress; `average` is the model with the moving average of the
+    weights, where one is kept.
+    """
+
+    model: DistilCLIP
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    precision: str
+    average: DistilCLIP | None = None
+    step: int = 0
+    history: list[dict] = field(default_factory=list)
+    epoch: dict = field(default_factory=new_epoch)
+    save_at: float = 0.0  # on the monotonic clock, which nobody sets back
+
+    @property
+    def outcome(self) -> DistilCLIP:
+        """The model that is evaluated and kept: the averaged one, where there is one."""
+        return self.average or self.model
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs are done, their evaluations included."""
+        return sum(line["kind"] == "epoch" for line in self.history)
+
+
+@contextlib.contextmanager
+def hold_folder(folder: Path, resume: bool = False) -> Iterator[None]:
+    """Keep a run's folder for this process while the block runs; make it where there is none.
+
+    The lock is the system's own, on the folder itself: it ends with the process, however that
+    ends, and leaves nothing behind. A folder that is made here and stays empty is removed again.
+    Raises FileNotFoundError where there is no run to resume, FileExistsError where another
+    process trains in the folder, or where it is not empty and not to be resumed.
+    """
+    if resume and not (folder / STATE_FILE).is_file():
+        raise FileNotFoundError(
+            f"Nothing to resume: there is no {folder / STATE_FILE}. Leave out --resume to start."
+        )
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file: choose another folder for the run.")
+    is_new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise type(error)(f"Cannot make the folder {folder}: {error.strerror}.") from error
+    lock = _lock(folder)
+    try:
+        contents = [file for file in folder.iterdir() if not _is_leftover(file)]
+        if contents and not resume:
+            raise FileExistsError(
+                f"{folder} is not empty: add --resume to go on with the run in it, or choose "
+                "another folder."
+            )
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(f"Cannot write to {folder}: choose another folder for the run.")
+        remove_leftovers(folder)
+        yield
+    finally:
+        _unlock(folder, lock)
+        if is_new:
+            with contextlib.suppress(OSError):  # it holds a run now
+                folder.rmdir()
+
+
+def _is_leftover(file: Path) -> bool:
+    """Whether `file` is nobody's: a killed process's unfinished file, or the lock of Windows."""
+    return file.name == ".lock" or (file.name.startswith(".") and file.name.endswith(".part"))
+
+
+def _lock(folder: Path) -> int | None:
+    """Lock a folder, or FileExistsError; None where the file system knows no locks."""
+    taken = FileExistsError(
+        f"Another process is training in {folder}: wait for it, or choose another folder."
+    )
+    if fcntl is None:
+        file = folder / ".lock"
+        try:
+            file.unlink(missing_ok=True)  # Windows refuses that for a file that is open
+            return os.open(file, os.O_CREAT | os.O_RDWR)
+        except PermissionError:
+            raise taken from None
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise taken from None
+    except OSError:  # some network file systems
+        os.close(handle)
+        return None
+    return handle
+
+
+def _unlock(folder: Path, handle: int | None) -> None:
+    """Give up a lock of `_lock`."""
+    if handle is not None:
+        os.close(handle)
+    if fcntl is None:
+        (folder / ".lock").unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C wait until the block is done: KeyboardInterrupt is raised at its end.
+
+    Weights, optimiser and step counter change together in such a block, so that whoever saves
+    them after an interruption saves one moment, not two halves of a step.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        yield  # only the main thread is ever interrupted, and none that a shell told to ignore it
+        return
+    asked = []
+    before = signal.signal(signal.SIGINT, lambda *_: asked.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before or signal.default_int_handler)
+    if asked:
+        raise KeyboardInterrupt
+
+
+def save_run(run: Run, folder: Path, config: TrainConfig) -> None:
+    """Write state, metrics and model; each file is there whole or not at all.
+
+    The state comes first and holds everything: after a kill between two files the run resumes
+    from it, and the others are written anew. Raises OSError where the disk is full or the folder
+    cannot be written to; the last saved state is then intact.
+    """
+    started = time.monotonic()
+    settings = {k: v for k, v in asdict(config).items() if k not in ELSEWHERE}
+    description = {
+        "step": run.step,
+        "precision": run.precision,
+        "config": settings,
+        "scaler": run.scaler.state_dict(),
+        "history": run.history,
+        "epoch": run.epoch,
+    }
+    try:
+        save_tensors(state_tensors(run), folder / STATE_FILE, {"state": json.dumps(description)})
+        write_metrics(run, folder)
+        write_text(folder / "train_config.json", json.dumps(settings, indent=2))
+        run.outcome.save_pretrained(folder)
+    except OSError as error:
+        raise type(error)(
+            f"{error} The run can go on from its last saved state: mend the cause, then add "
+            "--resume to the same command."
+        ) from error
+    now = time.monotonic()
+    run.save_at = now + max(SAVE_SECONDS, (now - started) / SAVE_SHARE)
+
+
+def write_metrics(run: Run, folder: Path) -> None:
+    """Write metrics.jsonl: a line an epoch, a line an evaluation."""
+    write_text(folder / "metrics.jsonl", "\n".join(map(json.dumps, run.history)))
+
+
+def state_tensors(run: Run) -> dict[str, Tensor]:
+    """Every tensor of a run's state by its name in the file; what is locked is left out."""
+    tensors = {}
+    for kind, model in (("model", run.model), ("average", run.average)):
+        if model is not None:
+            named = model.named_parameters()
+            tensors |= {f"{kind}.{name}": p.detach() for name, p in named if p.requires_grad}
+    names = optimized_names(run)
+    for position, values in run.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{names[position]}.{key}": value for key, value in values.items()}
+    return tensors
+
+
+def optimized_names(run: Run) -> list[str]:
+    """The names of the optimiser's parameters, in its order."""
+    names = {parameter: name for name, parameter in run.model.named_parameters()}
+    return [names[p] for group in run.optimizer.param_groups for p in group["params"]]
+
+
+def read_state(folder: Path, config: TrainConfig) -> dict:
+    """The state that `save_run` wrote; ValueError where it is damaged or of another run."""
+    file = folder / STATE_FILE
+    if not file.is_file():
+        raise FileNotFoundError(f"Nothing to resume: there is no {file}.")
+    try:
+        with safe_open(file, "pt") as opened:
+            state = json.loads(opened.metadata()["state"])
+            state["tensors"] = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        missing = {"step", "precision", "scaler", "history"} - state.keys()
+        if missing:
+            raise ValueError(f"it says nothing of {', '.join(sorted(missing))}")
+        before = TrainConfig(**state["config"], out=str(folder))
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} is damaged and cannot be resumed from: {error}.") from None
+    now, before = asdict(config), asdict(before)
+    changed = [k for k in now if k not in ELSEWHERE and before[k] != now[k]]
+    if changed:
+        settings = ", ".join(f"{name} {before[name]!r}" for name in changed)
+        raise ValueError(
+            f"The run in {folder} was started with {settings}: resume with the same settings."
+        )
+    return state
+
+
+def restore(run: Run, state: dict) -> None:
+    """Put a state from `read_state` into a new run; ValueError where the tensors do not fit."""
+    wanted, moments = state_tensors(run), {}
+    positions = {name: position for position, name in enumerate(optimized_names(run))}
+    for name, tensor in state["tensors"].items():
+        kind, rest = name.split(".", 1)
+        if kind == "optimizer":
+            rest, key = rest.rsplit(".", 1)
+            moments.setdefault(positions.get(rest), {})[key] = tensor
+            fits = rest in positions and (key == "step" or _fits(wanted, f"model.{rest}", tensor))
+        else:
+            fits = _fits(wanted, name, tensor)
+        if not fits:
+            raise ValueError(f"The saved state does not fit the model: {name} is another tensor.")
+    missing = wanted.keys() - state["tensors"].keys()
+    if missing:
+        raise ValueError(f"The saved state does not fit the model: {min(missing)} is missing.")
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            parameter.copy_(state["tensors"][name])
+    run.optimizer.load_state_dict(run.optimizer.state_dict() | {"state": moments})
+    if state["scaler"]:
+        run.scaler.load_state_dict(state["scaler"])
+    run.step = state["step"]
+    run.history = [line for line in state["history"] if line["kind"] != "final"]
+    run.epoch = state.get("epoch") or new_epoch()
+
+
+def _fits(wanted: dict[str, Tensor], name: str, tensor: Tensor) -> bool:
+    """Whether there is to be a tensor of this name, in this shape."""
+    return name in wanted and wanted[name].shape == tensor.shape

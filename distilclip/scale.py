@@ -1,0 +1,283 @@
+"""Batches larger than memory, and more than one processor: the same loss, the same gradients.
+
+A contrastive loss needs the whole batch at once, but its encoders do not. Gradient caching runs
+them a micro-batch at a time; processes that `torchrun` started exchange embeddings and average
+their gradients. Built in chapter 11, after Gao et al., "Scaling Deep Contrastive Learning Batch
+Size under Memory Limited Setup" (2021).
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from distilclip.loss import check_positives, cosines
+
+
+def log_normalisers(
+    image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor, chunk_size: int
+) -> tuple[Tensor, Tensor]:
+    """The logarithm of what each softmax of the table divides by: rows (B, 1), columns (M).
+
+    At most `chunk_size` rows of the table are in memory.
+    """
+    rows, columns = [], image_embeds.new_full((len(text_embeds),), -torch.inf)
+    for images in image_embeds.split(chunk_size):
+        logits = logit_scale * cosines(images, text_embeds)
+        rows.append(logits.logsumexp(dim=1, keepdim=True))
+        columns = torch.logaddexp(columns, logits.logsumexp(dim=0))
+    return torch.cat(rows), columns
+
+
+def chunked_contrastive_loss(
+    image_embeds: Tensor,
+    text_embeds: Tensor,
+    logit_scale: Tensor | float,
+    positives: Tensor | None = None,
+    chunk_size: int = 128,
+) -> Tensor:
+    """`contrastive_loss` with at most `chunk_size` rows of its table in memory -> scalar.
+
+    Arguments, value and gradients are those of `contrastive_loss`; the memory grows with B, not
+    with its square. The gradients come from the softmax's formula, not from autograd, which
+    would keep every row for later: they cannot be differentiated again.
+    """
+    size = len(image_embeds)
+    if len(text_embeds) != size:
+        raise ValueError(f"{size} images do not pair up with {len(text_embeds)} texts.")
+    with torch.no_grad(), torch.autocast(image_embeds.device.type, enabled=False):
+        dtype = torch.promote_types(image_embeds.dtype, torch.float32)
+        images, texts = image_embeds.to(dtype), text_embeds.to(dtype)
+        scale = torch.as_tensor(logit_scale).to(images)
+        row_counts, column_counts = images.new_ones(size, 1), images.new_ones(size)
+        if positives is not None:
+            check_positives(positives, torch.empty(size, size, device="meta"))
+            row_counts = positives.sum(dim=1, keepdim=True, dtype=dtype)
+            column_counts = positives.sum(dim=0, dtype=dtype)
+        row_norms, column_norms = log_normalisers(images, texts, scale, chunk_size)
+
+        value, to_scale = torch.zeros_like(scale), torch.zeros_like(scale)
+        to_images, to_texts = torch.empty_like(images), torch.zeros_like(texts)
+        everyone = torch.arange(size, device=images.device)
+        for rows in everyone.split(chunk_size):
+            cosine = cosines(images[rows], texts)
+            matches = rows.unsqueeze(1) == everyone if positives is None else positives[rows]
+            slope = torch.zeros_like(cosine)
+            for norms, counts in (
+                (row_norms[rows], row_counts[rows]),
+                (column_norms, column_counts),
+            ):
+                log_probabilities, targets = scale * cosine - norms, matches / counts
+                value -= (targets * log_probabilities).sum() / (2 * size)
+                slope += (log_probabilities.exp() - targets) / (2 * size)
+            to_images[rows] = scale * (slope @ texts)
+            to_texts += scale * (slope.T @ images[rows])
+            to_scale += (slope * cosine).sum()
+
+    # Each term that is added here is zero, and has the gradient that was found above.
+    scale = torch.as_tensor(logit_scale)
+    for tensor, slope in ((image_embeds, to_images), (text_embeds, to_texts), (scale, to_scale)):
+        value = value + ((tensor - tensor.detach()) * slope).sum()
+    return value
+
+
+def random_state() -> list[Tensor]:
+    """Where PyTorch's random numbers stand: on the CPU, and on the GPU where one is in use."""
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        states.append(torch.cuda.get_rng_state())
+    return states
+
+
+def set_random_state(states: list[Tensor]) -> None:
+    """Go back to where `random_state` was taken: the same numbers will be drawn again."""
+    torch.set_rng_state(states[0])
+    if len(states) > 1:
+        torch.cuda.set_rng_state(states[1])
+
+
+def cached_contrastive_backward(
+    encode: Callable[[Any], tuple[Tensor, Tensor]],
+    batches: Sequence,
+    logit_scale: Tensor | float,
+    positives: Tensor | None = None,
+    scaler: torch.amp.GradScaler | None = None,
+    loss: Callable[..., Tensor] = chunked_contrastive_loss,
+) -> Tensor:
+    """The gradient of one large batch in the memory of a micro-batch -> its loss, detached.
+
+    `encode` turns a micro-batch into image_embeds and text_embeds, (b, E) each; `batches` holds
+    the micro-batches, which need not be of one size. Every parameter's `grad` is added to as
+    `loss(image_embeds, text_embeds, logit_scale, positives).backward()` on the whole batch would
+    do it, with `logit_scale` and whatever it comes from (Gao et al., 2021). A `scaler` multiplies
+    the loss before.
+
+    Each micro-batch is encoded twice. PyTorch's random numbers are replayed, so dropout drops
+    the same; any other source of chance must be settled before. With several processes
+    `batches` are this one's own, the loss is that of all processes' pairs, and `positives` has a
+    row and a column for each of them, as `gather_positives` makes it; `average_gradients` comes
+    after. Raises ValueError where `batches` is empty or can be run through only once, and where
+    `encode` does not repeat itself.
+    """
+    if isinstance(batches, Iterator) or not len(batches):
+        raise ValueError("batches must be a list of micro-batches, at least one: it is read twice.")
+    states, encoded = [], []
+    with torch.no_grad():
+        for batch in batches:
+            states.append(random_state())
+            encoded.append(encode(batch))
+    after = random_state()
+
+    sizes = [len(image_embeds) for image_embeds, _ in encoded]
+    embeds = [torch.cat(side).requires_grad_() for side in zip(*encoded, strict=True)]
+    del encoded
+    value = loss(*(gather_embeds(side) for side in embeds), logit_scale, positives)
+    (value if scaler is None else scaler.scale(value)).backward()
+
+    slopes = zip(*(side.grad.split(sizes) for side in embeds), strict=True)
+    encoded = zip(*(side.detach().split(sizes) for side in embeds), strict=True)
+    for batch, state, before, slope in zip(batches, states, encoded, slopes, strict=True):
+        set_random_state(state)
+        again = encode(batch)
+        for old, new in zip(before, again, strict=True):
+            if not torch.allclose(old, new.detach(), rtol=0, atol=1e-3, equal_nan=True):
+                raise ValueError(
+                    "encode gave other embeddings when it was called again with the same "
+                    "micro-batch: draw what is random before, or from PyTorch's own generator."
+                )
+        learning = [side.requires_grad for side in again]
+        torch.autograd.backward(
+            [side for side, learns in zip(again, learning, strict=True) if learns],
+            [side for side, learns in zip(slope, learning, strict=True) if learns],
+        )
+    set_random_state(after)
+    return value.detach()
+
+
+@contextmanager
+def process_group(device: str = "cpu", timeout: float = 1800.0) -> Iterator[tuple[int, int]]:
+    """Join the processes that `torchrun` started -> this one's rank, and how many there are.
+
+    GPUs talk through NCCL, each process with a card of its own, CPUs through Gloo. Without
+    torchrun it is (0, 1), and nothing is opened. Whoever waits for another process longer than
+    `timeout` seconds gives up with ConnectionError; under NCCL PyTorch's own watchdog ends the
+    process.
+    """
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        yield 0, 1
+        return
+    on_gpu = torch.device(device).type == "cuda"
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    backend, patience = "nccl" if on_gpu else "gloo", timedelta(seconds=timeout)
+    _communicate(dist.init_process_group, backend, timeout=patience)
+    try:
+        yield processes()
+    finally:
+        dist.destroy_process_group()
+
+
+def processes() -> tuple[int, int]:
+    """This process's rank, and how many there are: (0, 1) for one that works alone."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return 0, 1
+    return dist.get_rank(), dist.get_world_size()
+
+
+def gather(tensor: Tensor) -> Tensor:
+    """All processes' tensors one below the other, (B, ...) -> (world * B, ...), in rank order.
+
+    No gradient flows back. Raises ValueError where not all bring the same shape.
+    """
+    _, world = processes()
+    tensor = tensor.detach().contiguous()
+    if world == 1:
+        return tensor
+    shape = torch.tensor(tensor.shape, device=tensor.device)
+    shapes = [torch.empty_like(shape) for _ in range(world)]
+    _communicate(dist.all_gather, shapes, shape)
+    if any(other.tolist() != shape.tolist() for other in shapes):
+        shown = ", ".join(str(tuple(other.tolist())) for other in shapes)
+        raise ValueError(f"All processes must bring tensors of the same shape, got {shown}.")
+    parts = [torch.empty_like(tensor) for _ in range(world)]
+    _communicate(dist.all_gather, parts, tensor)
+    return torch.cat(parts)
+
+
+class GatherWithGradient(torch.autograd.Function):
+    """`gather`, and its derivative: each process gets back the sum of what all want of its part."""
+
+    @staticmethod
+    def forward(ctx, embeds: Tensor) -> Tensor:
+        """(B, E) -> (world * B, E)."""
+        return gather(embeds)
+
+    @staticmethod
+    def backward(ctx, slope: Tensor) -> Tensor:
+        """(world * B, E) -> (B, E)."""
+        rank, world = processes()
+        slope = slope.contiguous().clone()
+        _communicate(dist.all_reduce, slope)
+        return slope.chunk(world)[rank]
+
+
+def gather_embeds(embeds: Tensor) -> Tensor:
+    """All processes' embeddings, (B, E) -> (world * B, E), with gradients back to each of them.
+
+    Where every process computes the loss of the whole batch from these, and `average_gradients`
+    follows, the parameters' gradients are those of one process with the whole batch.
+    """
+    return embeds if processes()[1] == 1 else GatherWithGradient.apply(embeds)
+
+
+def gather_positives(own_caption_ids: Tensor, caption_ids: Tensor) -> Tensor:
+    """Which captions are right for which image, over all processes: bool (world * B, world * B).
+
+    `own_caption_ids` (B, K) lists every caption of each image, filled up with -1, `caption_ids`
+    (B) the one that was drawn.
+    """
+    own, drawn = gather(own_caption_ids), gather(caption_ids)
+    positives = torch.zeros(len(own), len(drawn), dtype=torch.bool, device=own.device)
+    for caption in own.T:
+        positives |= caption.unsqueeze(1) == drawn
+    return positives
+
+
+def average_gradients(parameters: Iterable[nn.Parameter], bucket_size: int = 2**23) -> None:
+    """Replace every parameter's `grad` by its mean over all processes.
+
+    They travel in buckets of about `bucket_size` numbers: a message has a fixed cost besides its
+    length. Every process must hold gradients for the same parameters.
+    """
+    _, world = processes()
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    while world > 1 and gradients:
+        bucket = [gradients.pop(0)]
+        size = bucket[0].numel()
+        while gradients and gradients[0].dtype == bucket[0].dtype and size < bucket_size:
+            size += gradients[0].numel()
+            bucket.append(gradients.pop(0))
+        message = torch.cat([gradient.flatten() for gradient in bucket])
+        _communicate(dist.all_reduce, message)
+        message /= world
+        parts = message.split([gradient.numel() for gradient in bucket])
+        for gradient, part in zip(bucket, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+
+def _communicate(operation: Callable, *arguments, **options) -> None:
+    """Run an operation of torch.distributed; ConnectionError where the others cannot be reached."""
+    try:
+        operation(*arguments, **options)
+    except RuntimeError as error:
+        rank, reason = os.environ.get("RANK", processes()[0]), str(error).split("] ", 1)[-1]
+        raise ConnectionError(
+            f"Process {rank} lost touch with the others: one of them has stopped or hangs. Read "
+            "what they say, then start all of them again, with --resume for a training run. "
+            f"({reason.splitlines()[0].split('. ')[0]})"
+        ) from error

@@ -1,0 +1,185 @@
+"""A training run in a process of its own, to which something happens on the way.
+
+`test_faults.py` starts these through multiprocessing's forkserver, so that PyTorch is imported
+once and each run costs half a second. A fault is a name and a number: where, and at which call.
+"""
+
+import os
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+import distilclip.checkpoint as checkpoint
+import distilclip.files as files
+import distilclip.watch as watch
+from distilclip import TrainConfig, train
+
+SETTINGS = {
+    "image_size": 16,
+    "patch_size": 8,
+    "dim": 16,
+    "depth": 1,
+    "num_heads": 2,
+    "embed_dim": 16,
+    "dropout": 0.1,
+    "patch_dropout": 0.25,
+    "epochs": 3,
+    "batch_size": 8,
+    "lr": 2e-3,
+    "text_lr": 1e-3,
+    "ema": 0.9,
+    "augmentation": 1.0,
+    "precision": "float32",
+    "evaluations": 3,
+}
+STEPS = 12  # three epochs of four batches
+
+
+def configure(data: Path, text: Path, out: Path, **changes) -> TrainConfig:
+    """The run that all the tests of faults train: small, with everything random switched on."""
+    settings = SETTINGS | {"text_model": str(text)} | changes
+    return TrainConfig(data=str(data), out=str(out), **settings)
+
+
+def work(sender, config: TrainConfig, fault: str = "", at: int = 0) -> None:
+    """Train, with `fault` at its call number `at`; send how it ended, if it ends."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores Ctrl-C
+    os.fsync = lambda _: None  # a killed process leaves the system's buffers whole
+    checkpoint.SAVE_SECONDS, checkpoint.SAVE_SHARE = 0, 1e9  # save after every step
+    calls = FAULTS[fault](at) if fault else None
+    try:
+        train(config, progress=False)
+    except (Exception, KeyboardInterrupt) as error:
+        sender.send((type(error).__name__, str(error)))
+    else:
+        sender.send(("done", calls() if calls else 0))
+
+
+def kill() -> None:
+    """End this process as a power cut would: nothing is tidied up."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def interrupt() -> None:
+    """What Ctrl-C sends."""
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def around(owner, name: str, at: int, before=None, after=None) -> None:
+    """Have call number `at` (from 1) of `owner.name` run `before` and `after`."""
+    original, calls = getattr(owner, name), []
+
+    def replacement(*arguments, **options):
+        calls.append(1)
+        if len(calls) == at and before:
+            before()
+        result = original(*arguments, **options)
+        if len(calls) == at and after:
+            after()
+        return result
+
+    setattr(owner, name, replacement)
+
+
+def count_calls(at: int):
+    """Kill at the function call number `at` of the whole run, in Python or below; 0: count."""
+    calls = 0
+
+    def count(frame, event, argument):
+        nonlocal calls
+        calls += 1
+        if calls == at:
+            kill()
+
+    sys.setprofile(count)
+    return lambda: calls
+
+
+def half_a_file(at: int) -> None:
+    """Kill with a half-written file."""
+    original, calls = files.save_file, []
+
+    def save_file(tensors, file, metadata):
+        original(tensors, file, metadata)
+        calls.append(1)
+        if len(calls) == at:
+            os.truncate(file, os.path.getsize(file) // 2)
+            kill()
+
+    files.save_file = save_file
+
+
+def small_disk(at: int) -> None:
+    """From step `at` on, no file can be longer than 1,000 bytes."""
+    limit = (1000, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+    around(
+        torch.optim.AdamW,
+        "step",
+        at,
+        before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
+    )
+
+
+def nobody(at: int) -> None:
+    """Lose root's rights, which no folder's permissions stop."""
+    if os.geteuid() == 0:
+        os.setuid(65534)
+
+
+def clock_backwards(at: int) -> None:
+    """The wall clock loses an hour with every look at it."""
+    now = [time.time()]
+
+    def backwards() -> float:
+        now[0] -= 3600
+        return now[0]
+
+    time.time = backwards
+
+
+def broken_gradient(at: int) -> None:
+    """At step `at`, the loss is a number, but its gradient is none."""
+    import sys
+
+    train_module, calls = sys.modules["distilclip.train"], []
+    original = train_module.contrastive_loss
+
+    def loss(images, texts, scale, positives):
+        calls.append(1)
+        value = original(images, texts, scale, positives)
+        # The square root of zero is fine; its slope is infinite.
+        return value + ((images * 0).sum() ** 0.5 if len(calls) == at else 0)
+
+    train_module.contrastive_loss = loss
+
+
+def hang(at: int) -> None:
+    """Stop dead in step `at`, and say so."""
+    around(torch.optim.AdamW, "step", at, before=lambda: time.sleep(600))
+
+
+ADAM = torch.optim.AdamW
+FAULTS = {
+    "any call": count_calls,
+    "before a rename": lambda at: around(os, "replace", at, before=kill),
+    "after a rename": lambda at: around(os, "replace", at, after=kill),
+    "half a file": half_a_file,
+    "before AdamW": lambda at: around(ADAM, "step", at, before=kill),
+    "after AdamW": lambda at: around(ADAM, "step", at, after=kill),
+    "samples": lambda at: around(watch, "draw_samples", at, before=kill),
+    "evaluation": lambda at: around(watch, "retrieval_metrics", at, after=kill),
+    "Ctrl-C before AdamW": lambda at: around(ADAM, "step", at, before=interrupt),
+    "Ctrl-C after AdamW": lambda at: around(ADAM, "step", at, after=interrupt),
+    "Ctrl-C in a save": lambda at: around(os, "replace", at, before=interrupt),
+    "Ctrl-C in an evaluation": lambda at: around(watch, "draw_samples", at, before=interrupt),
+    "small disk": small_disk,
+    "nobody": nobody,
+    "clock": clock_backwards,
+    "broken gradient": broken_gradient,
+    "hang": hang,
+}

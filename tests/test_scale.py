@@ -1,0 +1,411 @@
+"""Gradient caching and several processes: the loss and the gradients of one large batch."""
+
+import os
+import socket
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import scale_worker as worker
+import torch
+from safetensors.torch import load_file
+from torch.nn.functional import cross_entropy, normalize
+
+from distilclip.loss import contrastive_loss, sigmoid_loss
+from distilclip.scale import (
+    average_gradients,
+    cached_contrastive_backward,
+    chunked_contrastive_loss,
+    gather_embeds,
+    gather_positives,
+    process_group,
+    processes,
+    random_state,
+    set_random_state,
+)
+
+EXACT = 1e-9  # what float64 must agree to
+
+
+def largest_difference(ours: dict, theirs: dict) -> float:
+    assert ours.keys() == theirs.keys()
+    return max((ours[name] - theirs[name]).abs().max().item() for name in ours)
+
+
+def micro_batches(batch: dict, size: int) -> list[dict]:
+    return [
+        worker.part(batch, slice(start, start + size)) for start in range(0, worker.PAIRS, size)
+    ]
+
+
+def whole_batch(model, batches, positives, loss=contrastive_loss):
+    """Loss and gradients of all micro-batches at once, each one encoded by itself.
+
+    Dropout then draws the numbers that it draws for the cached run's first pass.
+    """
+    model.zero_grad()
+    sides = zip(*[worker.encoder(model)(batch) for batch in batches], strict=True)
+    value = loss(*(torch.cat(side) for side in sides), model.logit_scale, positives)
+    value.backward()
+    return value.detach(), worker.gradients(model)
+
+
+def exact_loss(image_embeds, text_embeds, logit_scale, positives=None):
+    """The same loss by PyTorch's cross-entropy with probabilities as targets, in float64."""
+    logits = logit_scale * image_embeds @ text_embeds.T
+    if positives is None:
+        positives = torch.eye(len(logits))
+    rows, columns = (table.double() / table.sum(1, True) for table in (positives, positives.T))
+    return (cross_entropy(logits, rows) + cross_entropy(logits.T, columns)) / 2
+
+
+def unit(*shape: int) -> torch.Tensor:
+    embeds = normalize(torch.randn(*shape, dtype=torch.float64), dim=-1)
+    return embeds.requires_grad_()
+
+
+# The loss in chunks
+
+
+@pytest.mark.parametrize("chunk_size", [1, 5, 12, 100])
+@pytest.mark.parametrize("masked", [False, True])
+def test_chunked_loss_equals_the_whole_table(chunk_size, masked):
+    torch.manual_seed(0)
+    images, texts, scale = unit(12, 8), unit(12, 8), torch.tensor(30.0, requires_grad=True)
+    batch = worker.pairs()
+    positives = gather_positives(batch["own"], batch["drawn"]) if masked else None
+    whole = exact_loss(images, texts, scale, positives)
+    chunked = chunked_contrastive_loss(images, texts, scale, positives, chunk_size)
+    assert abs(whole - chunked).item() < EXACT
+    expected = torch.autograd.grad(3 * whole, (images, texts, scale))
+    found = torch.autograd.grad(3 * chunked, (images, texts, scale))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.dtype == theirs.dtype
+        assert torch.allclose(ours, theirs, rtol=1e-6 if ours.ndim == 0 else 0, atol=EXACT)
+
+
+def test_chunked_loss_takes_half_precision_and_a_plain_number():
+    torch.manual_seed(0)
+    images = unit(8, 4).detach().bfloat16().requires_grad_()
+    texts = unit(8, 4).detach().bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        whole, chunked = (
+            f(images, texts, 14.0) for f in (contrastive_loss, chunked_contrastive_loss)
+        )
+    assert chunked.dtype == torch.float32
+    assert torch.allclose(whole, chunked)
+    expected, found = (torch.autograd.grad(value, images)[0] for value in (whole, chunked))
+    assert found.dtype == torch.bfloat16
+    assert torch.allclose(found.float(), expected.float(), atol=1e-2)
+
+
+def test_chunked_loss_stays_finite_where_exponentials_overflow():
+    images = torch.eye(6, requires_grad=True)
+    value = chunked_contrastive_loss(images, torch.eye(6), 1000.0, chunk_size=4)
+    value.backward()
+    assert value.item() == pytest.approx(0, abs=1e-6)
+    assert images.grad.isfinite().all()
+
+
+def test_chunked_loss_refuses_what_the_whole_one_refuses():
+    with pytest.raises(ValueError, match="diagonal"):
+        chunked_contrastive_loss(unit(3, 4), unit(3, 4), 1.0, torch.zeros(3, 3, dtype=torch.bool))
+    with pytest.raises(ValueError, match="3 images do not pair up with 4"):
+        chunked_contrastive_loss(unit(3, 4), unit(4, 4), 1.0)
+
+
+# Gradient caching
+
+
+@pytest.mark.parametrize("size", [1, 4, 5, 12])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(
+    ("loss", "reference"),
+    [(chunked_contrastive_loss, exact_loss), (contrastive_loss, contrastive_loss)],
+)
+def test_cached_gradients_are_those_of_the_whole_batch(size, masked, loss, reference):
+    model, batch = worker.small_clip(dropout=0.2, patch_dropout=0.5), worker.pairs()
+    positives = gather_positives(batch["own"], batch["drawn"]) if masked else None
+    batches = micro_batches(batch, size)  # 5 does not divide 12
+    torch.manual_seed(7)
+    value, expected = whole_batch(model, batches, positives, reference)
+    after = torch.rand(1)
+    model.zero_grad()
+    torch.manual_seed(7)
+    cached = cached_contrastive_backward(
+        worker.encoder(model), batches, model.logit_scale, positives, loss=loss
+    )
+    assert abs(cached - value).item() < EXACT
+    assert not cached.requires_grad
+    assert expected["log_logit_scale"].abs().item() > 1e-4
+    assert largest_difference(worker.gradients(model), expected) < EXACT
+    assert torch.equal(torch.rand(1), after), "random numbers go on as after one encoding"
+
+
+def test_without_dropout_micro_batches_do_not_matter():
+    model, batch = worker.small_clip(), worker.pairs()
+    value = contrastive_loss(*worker.encoder(model)(batch), model.logit_scale)
+    value.backward()
+    expected = worker.gradients(model)
+    model.zero_grad()
+    cached = cached_contrastive_backward(
+        worker.encoder(model), micro_batches(batch, 5), model.logit_scale
+    )
+    assert abs(cached - value).item() < EXACT
+    assert largest_difference(worker.gradients(model), expected) < EXACT
+
+
+def test_without_replay_dropout_would_give_other_gradients(monkeypatch):
+    """The test above can fail: dropout matters here, and only replay saves the gradient."""
+    model, batches = worker.small_clip(dropout=0.2), micro_batches(worker.pairs(), 4)
+    monkeypatch.setattr("distilclip.scale.set_random_state", lambda states: None)
+    with pytest.raises(ValueError, match="other embeddings"):
+        cached_contrastive_backward(worker.encoder(model), batches, model.logit_scale)
+
+
+def test_gradients_are_added_to_those_that_are_there():
+    model, batches = worker.small_clip(), micro_batches(worker.pairs(), 4)
+    run = partial(cached_contrastive_backward, worker.encoder(model), batches)
+    run(model.logit_scale)
+    once = worker.gradients(model)
+    run(model.logit_scale)
+    twice = {name: gradient / 2 for name, gradient in worker.gradients(model).items()}
+    assert largest_difference(twice, once) < EXACT
+
+
+def test_a_scaler_multiplies_all_gradients():
+    model, batches = worker.small_clip(), micro_batches(worker.pairs(), 4)
+    plain = cached_contrastive_backward(worker.encoder(model), batches, model.logit_scale)
+    expected = worker.gradients(model)
+    model.zero_grad()
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaled = cached_contrastive_backward(
+        worker.encoder(model), batches, model.logit_scale, scaler=scaler
+    )
+    assert torch.equal(plain, scaled), "the loss that comes back is not scaled"
+    found = {name: gradient / 1024 for name, gradient in worker.gradients(model).items()}
+    assert largest_difference(found, expected) < EXACT
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_autocast_around_or_inside_the_encoder(inside):
+    model, batches = worker.small_clip().float(), micro_batches(worker.pairs(), 4)
+    for batch in batches:
+        batch["pixel_values"] = batch["pixel_values"].float()
+    autocast = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
+
+    def encode(batch):
+        with autocast(enabled=inside or torch.is_autocast_enabled("cpu")):
+            return worker.encoder(model)(batch)
+
+    with autocast():
+        _, expected = whole_batch(model, batches, None)
+    model.zero_grad()
+    with autocast(enabled=not inside):
+        cached_contrastive_backward(encode, batches, model.logit_scale)
+    found = worker.gradients(model)
+    for name, gradient in expected.items():
+        size = gradient.abs().max().item()
+        assert (found[name] - gradient).abs().max().item() <= 0.05 * size + 1e-5, name
+
+
+def test_a_locked_side_gets_no_gradient():
+    model, batches = worker.small_clip(), micro_batches(worker.pairs(), 4)
+    model.text.requires_grad_(False)
+    model.text_projection.requires_grad_(False)
+    _, expected = whole_batch(model, batches, None)
+    model.zero_grad()
+    cached_contrastive_backward(worker.encoder(model), batches, model.logit_scale)
+    assert largest_difference(worker.gradients(model), expected) < EXACT
+    assert not any(name.startswith("text") for name in expected)
+
+
+def test_another_loss_brings_its_own_parameter():
+    model, batches = worker.small_clip(), micro_batches(worker.pairs(), 4)
+    bias = torch.tensor(-10.0, dtype=torch.float64, requires_grad=True)
+
+    def loss(image_embeds, text_embeds, logit_scale, positives):
+        return sigmoid_loss(image_embeds, text_embeds, logit_scale, bias, positives)
+
+    value, expected = whole_batch(model, batches, None, loss)
+    expected["bias"], bias.grad = bias.grad, None
+    model.zero_grad()
+    cached = cached_contrastive_backward(
+        worker.encoder(model), batches, model.logit_scale, loss=loss
+    )
+    assert abs(cached - value).item() < EXACT
+    assert largest_difference(worker.gradients(model) | {"bias": bias.grad}, expected) < EXACT
+
+
+def test_memory_for_the_backward_pass_does_not_grow_with_the_batch():
+    """Bytes that autograd keeps at any one moment of a cached step: those of one micro-batch."""
+    model = worker.small_clip()
+    encode, most = worker.encoder(model), []
+    for repeats in (1, 8):
+        batches = micro_batches(worker.pairs(), 4) * repeats
+        kept = []
+
+        def counting(batch, kept=kept):
+            total = 0
+
+            def pack(tensor):
+                nonlocal total
+                total += tensor.numel() * tensor.element_size()
+                return tensor
+
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+                embeds = encode(batch)
+            kept.append(total)
+            return embeds
+
+        cached_contrastive_backward(counting, batches, model.logit_scale)
+        assert kept[: len(batches)] == [0] * len(batches), "the first pass keeps nothing"
+        most.append(max(kept))
+    assert most[0] == most[1] > 0
+
+
+def test_batches_must_be_readable_twice():
+    model, batches = worker.small_clip(), micro_batches(worker.pairs(), 4)
+    for wrong in ([], iter(batches), (batch for batch in batches)):
+        with pytest.raises(ValueError, match="read twice"):
+            cached_contrastive_backward(worker.encoder(model), wrong, model.logit_scale)
+
+
+def test_an_encoder_with_a_memory_is_refused():
+    model, batches = worker.small_clip(), micro_batches(worker.pairs(), 4)
+    generator = torch.Generator().manual_seed(0)
+
+    def encode(batch):
+        noise = torch.rand(batch["pixel_values"].shape, generator=generator)
+        return worker.encoder(model)(batch | {"pixel_values": batch["pixel_values"] + noise})
+
+    with pytest.raises(ValueError, match="other embeddings"):
+        cached_contrastive_backward(encode, batches, model.logit_scale)
+
+
+def test_random_numbers_can_be_drawn_again():
+    state = random_state()
+    first = torch.rand(3)
+    set_random_state(state)
+    assert torch.equal(torch.rand(3), first)
+
+
+# One process
+
+
+def test_alone_nothing_is_exchanged(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    embeds = unit(3, 4)
+    with process_group() as place:
+        assert place == processes() == (0, 1)
+        assert gather_embeds(embeds) is embeds
+        parameter = torch.nn.Parameter(torch.ones(2))
+        parameter.grad = torch.tensor([1.0, 2.0])
+        average_gradients([parameter])
+        assert parameter.grad.tolist() == [1.0, 2.0]
+
+
+def test_positives_are_those_of_a_batch():
+    batch = worker.pairs()
+    expected = torch.tensor(
+        [[int(drawn) in own.tolist() for drawn in batch["drawn"]] for own in batch["own"]]
+    )
+    assert torch.equal(gather_positives(batch["own"], batch["drawn"]), expected)
+    assert expected.sum() > worker.PAIRS
+
+
+# Several processes
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory) -> Path:
+    """The folder where two processes that torchrun started left their losses and gradients."""
+    folder = tmp_path_factory.mktemp("processes")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*command, worker.__file__, str(folder)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("method", "reference"), [("plain", contrastive_loss), ("cached", exact_loss)]
+)
+def test_two_processes_equal_one(method, reference, two_processes):
+    model, batch = worker.small_clip(), worker.pairs()
+    positives = gather_positives(batch["own"], batch["drawn"])
+    value, expected = whole_batch(model, [batch], positives, reference)
+    for rank in range(2):
+        found = load_file(two_processes / f"{method}_{rank}.safetensors")
+        assert torch.equal(found.pop("positives"), positives)
+        assert abs(found.pop("loss") - value).item() < EXACT
+        assert largest_difference(found, expected) < EXACT
+
+
+def test_gathering_without_gradients_would_be_noticed(monkeypatch):
+    """What the test above would find if `gather_embeds` cut the gradient: another gradient."""
+    model, batch = worker.small_clip(), worker.pairs()
+    _, expected = whole_batch(model, [batch], None)
+    sums = {name: torch.zeros_like(gradient) for name, gradient in expected.items()}
+    encoded = [worker.encoder(model)(half) for half in micro_batches(batch, 6)]
+    for rank in range(2):  # each process sees only its own embeddings with a graph
+        seen = [
+            [side if position == rank else side.detach() for side in sides]
+            for position, sides in enumerate(encoded)
+        ]
+        images, texts = (torch.cat(side) for side in zip(*seen, strict=True))
+        model.zero_grad()
+        contrastive_loss(images, texts, model.logit_scale).backward(retain_graph=True)
+        for name, gradient in worker.gradients(model).items():
+            sums[name] += gradient / 2
+    assert largest_difference(sums, expected) > 1e-4
+
+
+SECOND_IS_LATE = """
+import os, sys, time, torch
+from distilclip.scale import gather, process_group
+with process_group(timeout=3) as (rank, world):
+    if rank == 1:
+        {event}
+    gather(torch.ones(2))
+"""
+
+
+@pytest.mark.parametrize(
+    ("event", "message"),
+    [
+        ("os._exit(3)", "ConnectionError: Process 0 lost touch with the others"),
+        ("time.sleep(600)", "ConnectionError: Process 0 lost touch with the others"),
+        ("gather(torch.ones(3))", "ValueError: All processes must bring tensors of the same shape"),
+    ],
+    ids=["dies", "hangs", "other shape"],
+)
+def test_a_process_that_fails_does_not_hold_up_the_other(event, message):
+    """Without torchrun, which would end the first when the second dies."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    first, second = (
+        subprocess.Popen(
+            [sys.executable, "-c", SECOND_IS_LATE.format(event=event)],
+            env=os.environ | place | {"RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    )
+    try:
+        _, said = first.communicate(timeout=120)
+    finally:
+        second.kill()
+        second.communicate()
+    assert first.returncode == 1
+    assert message in said.splitlines()[-1]
