@@ -14,56 +14,105 @@ from distilclip.search import Hit
 
 PAGE = """<!doctype html>
 <html lang="en">
+<head>
 <meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy"
+  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>
-:root {{ color-scheme: light dark; }}
-body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem;
-  padding: 0 1rem; }}
-h1 {{ font-size: 1.5rem; }}
-ol {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); gap: 1rem;
-  list-style: none; margin: 0; padding: 0; }}
-li {{ border: 1px solid #8886; border-radius: 8px; overflow: hidden; }}
-img {{ aspect-ratio: 1; background: #fff; display: block; object-fit: contain; width: 100%; }}
-p {{ margin: 0; overflow-wrap: anywhere; padding: .5rem .75rem; }}
-small {{ opacity: .75; }}
+:root {{ color-scheme: light dark; --back: #f6f7f9; --card: #fff; --ink: #1c2024; --dim: #5c6570;
+  --line: #d9dde3; --accent: #0072b2; }}
+@media (prefers-color-scheme: dark) {{ :root {{ --back: #14171a; --card: #1f2428; --ink: #eceff2;
+  --dim: #a3adb8; --line: #343b42; --accent: #6cbcf0; }} }}
+* {{ box-sizing: border-box; }}
+body {{ background: var(--back); color: var(--ink); font: 16px/1.45 system-ui, sans-serif;
+  margin: 0 auto; max-width: 80rem; padding: clamp(1rem, 4vw, 2.5rem); }}
+header {{ align-items: center; display: flex; gap: 1rem; margin-bottom: 1.5rem; }}
+header img {{ border-radius: 8px; height: 5.5rem; width: auto; }}
+h1 {{ font-size: clamp(1.25rem, 4vw, 1.9rem); line-height: 1.2; margin: 0;
+  overflow-wrap: anywhere; }}
+header p {{ color: var(--dim); margin: .35rem 0 0; overflow-wrap: anywhere; }}
+ol {{ display: grid; gap: clamp(.6rem, 2vw, 1.1rem); list-style: none; margin: 0; padding: 0;
+  grid-template-columns: repeat(auto-fill, minmax(min(10.5rem, 44%), 1fr)); }}
+li {{ background: var(--card); border: 1px solid var(--line); border-radius: 10px;
+  overflow: hidden; }}
+a {{ color: inherit; display: block; height: 100%; text-decoration: none; }}
+a:hover, a:focus-visible {{ outline: 3px solid var(--accent); outline-offset: -3px; }}
+li img {{ aspect-ratio: 1; display: block; object-fit: contain; width: 100%; }}
+li p {{ font-size: .9rem; margin: 0; overflow-wrap: anywhere; padding: .5rem .7rem .6rem; }}
+small {{ color: var(--dim); display: block; font-size: .8rem; font-variant-numeric: tabular-nums; }}
 </style>
-<h1>{title}</h1>
+</head>
+<body>
+<header>{picture}<div><h1>{title}</h1>
+<p>{about}</p></div></header>
 <ol>
 {items}
 </ol>
+</body>
 </html>"""
 
-ITEM = """<li><img src="data:image/webp;base64,{data}" alt="{name}">
-<p>{rank}. {name}<br><small>cosine {score:.3f}</small></p></li>"""
+ITEM = """<li><a href="{link}"><img src="{data}" alt="">
+<p>{name}<small>{rank}. cosine {score:.3f}</small></p></a></li>"""
 
 
 def thumbnail(path: Path, size: int) -> Image.Image:
     """The picture at `path`, no side longer than `size`."""
     with Image.open(path) as image:
+        image.draft("RGB", (2 * size, 2 * size))  # a large JPEG need not be decoded in full
         picture = to_rgb(image)
     picture.thumbnail((size, size))
     return picture
 
 
-def write_gallery(query: str, hits: Sequence[Hit], folder: Path, file: Path) -> None:
-    """Write hits as one page (.html) or one picture (.png); names are relative to `folder`.
+def data_address(picture: Image.Image) -> str:
+    """A picture as a data: address, for a page that needs no other file."""
+    data = io.BytesIO()
+    picture.save(data, "WEBP", quality=85)
+    return f"data:image/webp;base64,{base64.b64encode(data.getvalue()).decode()}"
 
-    Raises ValueError for any other ending. The page needs no other file and no network.
+
+def escaped(text: str) -> str:
+    """Text for a page: what means something in HTML, or nothing in UTF-8, made harmless."""
+    return html.escape(text.encode("utf-8", "replace").decode())
+
+
+def write_gallery(
+    query: str,
+    hits: Sequence[Hit],
+    folder: Path,
+    file: Path,
+    picture: Path | None = None,
+) -> None:
+    """Write hits as one page (.html) or one picture (.png).
+
+    The page needs no other file and no network, so it can be moved; each picture links to its
+    file in `folder` on this machine. `picture` is shown beside the query, for a search by
+    picture. Raises ValueError for a file with any other ending.
     """
     if file.suffix.lower() == ".png":
         return write_sheet(hits, file)
     if file.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"A gallery is a .html or .png file, not {file.name!r}.")
-    items = []
-    for rank, hit in enumerate(hits, start=1):
-        data = io.BytesIO()
-        thumbnail(hit.path, 320).save(data, "WEBP", quality=85)
-        name = html.escape(hit.path.relative_to(folder).as_posix())
-        encoded = base64.b64encode(data.getvalue()).decode()
-        items.append(ITEM.format(data=encoded, name=name, rank=rank, score=hit.score))
-    write_text(file, PAGE.format(title=html.escape(query), items="\n".join(items)))
+    items = [
+        ITEM.format(
+            link=html.escape(hit.path.resolve().as_uri()),
+            data=data_address(thumbnail(hit.path, 320)),
+            name=escaped(hit.name),
+            rank=rank,
+            score=hit.score,
+        )
+        for rank, hit in enumerate(hits, start=1)
+    ]
+    shown = picture and f'<img src="{data_address(thumbnail(picture, 240))}" alt="the query">'
+    page = PAGE.format(
+        title=escaped(query),
+        picture=shown or "",
+        about=escaped(f"The {len(hits)} nearest pictures in {folder}, nearest first"),
+        items="\n".join(items),
+    )
+    write_text(file, page)
 
 
 def write_sheet(hits: Sequence[Hit], file: Path, columns: int = 3, size: int = 200) -> None:

@@ -1,80 +1,103 @@
 """What the space is for: embeddings go in, rankings, classes and pictures come out.
 
-Retrieval metrics, zero-shot classification and an index over a folder of pictures. Built in
-chapter 9; the metrics are those of Radford et al. (2021) and of the caption-retrieval papers
-before it.
+Retrieval metrics, zero-shot classification and an index of pictures. Built in chapter 9; the
+metrics are those of Radford et al. (2021) and of the caption-retrieval papers before it.
 """
 
-import json
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
 import torch
+import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from distilclip.data import decode_pixels, to_rgb
-from distilclip.files import save_tensors
+from distilclip.data import decode_pixels
+from distilclip.index_files import (
+    Stamp,
+    image_side_key,
+    read_index,
+    read_pictures,
+    stamps_of_pictures,
+    write_index,
+)
+from distilclip.loss import cosines
 from distilclip.model import DistilCLIP
-from distilclip.sources import picture_files
+from distilclip.neighbours import faiss_neighbours
+from distilclip.sources import why_undecodable
 
-INDEX_VERSION = 1
+TIE = 1e-6  # cosines this near to each other count as equal; float32 rounds by less
 
 
+@torch.no_grad()
 def retrieval_metrics(
     image_embeds: Tensor,
     text_embeds: Tensor,
     image_ids_of_texts: Tensor | Sequence[int],
     ks: Sequence[int] = (1, 5, 10),
-    chunk: int = 1024,
+    chunk: int = 512,
 ) -> dict[str, float]:
     """Recall at k in both directions: {"i2t_r1": ..., "t2i_r10": ...}, shares between 0 and 1.
 
     `image_embeds` (N, E) and `text_embeds` (M, E) are unit vectors; `image_ids_of_texts` (M)
     gives for each text the row of its image. t2i: the share of texts whose image is among the k
     nearest images. i2t: the share of images (that have a text) with at least one of their texts
-    among the k nearest. Ties count against: a model that puts everything in one place finds
-    nothing. At most `chunk` rows of the table are in memory at once.
+    among the k nearest.
+
+    Ties are counted pessimistically: a rival within 1e-6 of the right answer stands before it, so
+    a model that puts everything in one place finds nothing. Each block of chunk x chunk cosines
+    is computed once, serves both directions, and is forgotten. Raises ValueError for image ids
+    that do not fit, and for embeddings that are not finite.
     """
-    owners = torch.as_tensor(image_ids_of_texts, device=text_embeds.device)
+    owners, order = _texts_by_image(image_ids_of_texts, len(image_embeds), text_embeds)
+    dtype = torch.promote_types(image_embeds.dtype, torch.float32)
+    image_embeds, text_embeds = image_embeds.to(dtype), text_embeds.to(dtype)
+    blocks = [slice(start, start + chunk) for start in range(0, len(order), chunk)]
+    own = torch.cat(
+        [(text_embeds[order[rows]] * image_embeds[owners[rows]]).sum(dim=1) for rows in blocks]
+    )
+    if not own.isfinite().all():
+        raise ValueError("Some embeddings are not finite numbers: has the training gone wrong?")
+    best = own.new_full((len(image_embeds),), math.inf)  # of an image's texts; inf: it has none
+    best.scatter_reduce_(0, owners, own, "amax", include_self=False)
+    own_bar, best_bar = own.unsqueeze(1) - TIE, best - TIE
+    images_before = torch.zeros_like(own, dtype=torch.float64)
+    texts_before = torch.zeros_like(best, dtype=torch.float64)
+    for rows in blocks:
+        texts, text_owners = text_embeds[order[rows]], owners[rows]
+        first, last = text_owners[0].item(), text_owners[-1].item()
+        for left in range(0, len(image_embeds), chunk):
+            columns = slice(left, left + chunk)
+            scores = cosines(texts, image_embeds[columns])
+            if first < left + chunk and last >= left:  # take the right answers off the table
+                inside = ((text_owners >= left) & (text_owners < left + chunk)).nonzero()[:, 0]
+                scores[inside, text_owners[inside] - left] = -math.inf
+            # As numbers, because sums of floats are several times as fast as those of booleans.
+            nearer = torch.ge(scores, own_bar[rows], out=torch.empty_like(scores))
+            images_before[rows] += nearer.sum(dim=1)
+            texts_before[columns] += scores.ge_(best_bar[columns]).sum(dim=0)
+    texts_before = texts_before[best < math.inf]
+    metrics = {f"i2t_r{k}": (texts_before < k).double().mean().item() for k in ks}
+    return metrics | {f"t2i_r{k}": (images_before < k).double().mean().item() for k in ks}
+
+
+def _texts_by_image(
+    owners: Tensor | Sequence[int], images: int, text_embeds: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The image of each text, sorted, and the texts in that order; ValueError if impossible."""
+    owners = torch.as_tensor(owners, device=text_embeds.device)
     if len(owners) != len(text_embeds):
         raise ValueError(f"{len(text_embeds)} texts, but {len(owners)} image ids for them.")
-    if len(owners) == 0 or len(image_embeds) == 0:
+    if len(owners) == 0 or images == 0:
         raise ValueError("Retrieval needs at least one image and one text.")
-    if owners.min() < 0 or owners.max() >= len(image_embeds):
-        raise ValueError(f"image ids must lie between 0 and {len(image_embeds) - 1}.")
-    text_ranks = torch.empty(len(owners), dtype=torch.long)
-    for start in range(0, len(owners), chunk):
-        rows = slice(start, start + chunk)
-        scores = text_embeds[rows] @ image_embeds.T
-        own = scores.gather(1, owners[rows].unsqueeze(1))
-        text_ranks[rows] = ((scores >= own).sum(dim=1) - 1).cpu()
-
-    with_text, order = owners.unique(), owners.argsort(stable=True)
-    counts = owners.bincount(minlength=len(image_embeds))
-    firsts = counts.cumsum(0) - counts
-    image_ranks = torch.empty(len(with_text), dtype=torch.long)
-    for start in range(0, len(with_text), chunk):
-        images = with_text[start : start + chunk]
-        scores = image_embeds[images] @ text_embeds.T
-        # The best of an image's own texts; a column number past its last text repeats that one.
-        column = torch.arange(int(counts[images].max()), device=owners.device)
-        column = column.minimum(counts[images].unsqueeze(1) - 1) + firsts[images].unsqueeze(1)
-        own_texts = order[column]
-        own = scores.gather(1, own_texts)
-        best = own.amax(dim=1, keepdim=True)
-        # Texts at least as near as the best own one, less the own ones among them.
-        repeats = torch.arange(own.shape[1], device=owners.device) >= counts[images].unsqueeze(1)
-        own_near = ((own >= best) & ~repeats).sum(dim=1)
-        image_ranks[start : start + chunk] = ((scores >= best).sum(dim=1) - own_near).cpu()
-
-    metrics = {f"i2t_r{k}": (image_ranks < k).double().mean().item() for k in ks}
-    return metrics | {f"t2i_r{k}": (text_ranks < k).double().mean().item() for k in ks}
+    if owners.min() < 0 or owners.max() >= images:
+        raise ValueError(f"image ids must lie between 0 and {images - 1}.")
+    return owners.sort(stable=True)
 
 
 def evaluate_retrieval(
@@ -106,34 +129,52 @@ def zero_shot_classify(
         raise ValueError("Zero-shot classification needs at least one class and one template.")
     prompts = [template.format(name) for name in class_names for template in templates]
     embeds = model.encode_text(prompts).view(len(class_names), len(templates), -1).mean(dim=1)
-    classes = torch.nn.functional.normalize(embeds, dim=-1)
+    classes = F.normalize(embeds, dim=-1)
     scale = model.logit_scale.detach()
     return (scale * model.encode_image(images) @ classes.T).softmax(dim=-1)
 
 
 @dataclass
 class Hit:
-    """One picture found: where it is, and the cosine of picture and query."""
+    """A picture found: its name in the index, its cosine with the query, its file if it has one."""
 
-    path: Path
+    name: str
     score: float
+    path: Path | None = None
 
 
 class ImageIndex:
-    """Unit vectors of a folder's pictures, searched with words or with a picture.
+    """Unit vectors of many pictures, searched with words, with a picture or with a vector.
 
-    `embeds` (N, E) belongs to `paths` (N). `skipped` lists the pictures that could not be read,
-    each with the reason, where skipping was asked for.
+    Row i of `embeds` (N, E) belongs to `names[i]`: the path of a file within `folder`, or the
+    image id of a data set. `skipped` lists what could not be read in the folder, each with the
+    reason, where skipping was asked for.
     """
 
-    def __init__(self, model: DistilCLIP, paths: Sequence[Path], embeds: Tensor):
+    def __init__(
+        self,
+        model: DistilCLIP,
+        names: Sequence[str] = (),
+        embeds: Tensor | None = None,
+        folder: str | Path | None = None,
+    ):
         self.model = model
-        self.paths = list(paths)
-        self.embeds = embeds
+        self.names = list(names)
+        self.embeds = torch.empty(0, model.config.embed_dim) if embeds is None else embeds
+        self.folder = None if folder is None else Path(folder).expanduser()
+        self.stamps: dict[str, Stamp] = {}
         self.skipped: list[tuple[Path, str]] = []
+        self._neighbours: Callable | None = None
+        if len(self.names) != len(self.embeds):
+            raise ValueError(f"{len(self.names)} names, but {len(self.embeds)} vectors.")
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.names)
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files of a folder's pictures."""
+        return [self.folder / name for name in self.names] if self.folder else []
 
     @classmethod
     def from_folder(
@@ -144,79 +185,194 @@ class ImageIndex:
         skip_broken: bool = False,
         progress: bool = True,
     ) -> "ImageIndex":
-        """Embed every picture below `folder`.
-
-        Raises FileNotFoundError for a folder that does not exist and ValueError for one without
-        pictures, or for a picture that cannot be decoded, unless `skip_broken`.
-        """
-        folder = Path(folder).expanduser()
-        if not folder.is_dir():
-            raise FileNotFoundError(f"There is no folder {folder}.")
-        files = picture_files(folder)
-        if not files:
-            raise ValueError(f"No pictures in {folder}.")
-        paths, skipped, embeds, batch = [], [], [], []
-        bar = tqdm(files, desc="embedding pictures", disable=not progress or len(files) < 200)
-        for path in bar:
-            try:
-                with Image.open(path) as image:
-                    batch.append(to_rgb(image))
-                paths.append(path)
-            except Exception as error:  # PIL raises many kinds for a broken file
-                if not skip_broken:
-                    raise ValueError(
-                        f"Cannot decode {path}: {error}. Repair it, remove it, or skip such files."
-                    ) from None
-                skipped.append((path, str(error)))
-            if len(batch) == batch_size:
-                embeds.append(model.encode_image(batch))
-                batch = []
-        if batch:
-            embeds.append(model.encode_image(batch))
-        if not embeds:
-            raise ValueError(f"None of the {len(files)} pictures in {folder} could be decoded.")
-        index = cls(model, paths, torch.cat(embeds).cpu())
-        index.skipped = skipped
+        """Embed every picture below `folder`; raises what `refresh` raises."""
+        index = cls(model, folder=folder)
+        index.refresh(batch_size, skip_broken, progress)
         return index
 
-    def search(self, query: str | Image.Image, k: int = 9) -> list[Hit]:
-        """The `k` pictures nearest to some words or to a picture, best first."""
+    @classmethod
+    def from_dataset(
+        cls, model: DistilCLIP, rows: datasets.Dataset, batch_size: int = 64, progress: bool = True
+    ) -> "ImageIndex":
+        """Embed every picture of a split of `load_pairs`, a batch at a time."""
+        quiet = not progress or len(rows) < 500
+        embeds = [torch.empty(0, model.config.embed_dim)]
+        for start in tqdm(range(0, len(rows), batch_size), "embedding pictures", disable=quiet):
+            batch = rows.select(range(start, min(start + batch_size, len(rows))))
+            pixels = decode_pixels(batch, model.config.vision.image_size, progress=False)
+            embeds.append(model.encode_image(pixels).cpu())
+        return cls(model, rows["image_id"], torch.cat(embeds))
+
+    def add(self, names: Sequence[str], images: Tensor | Sequence[Image.Image]) -> None:
+        """Embed more pictures, given as to `encode_image`; a known name gets the new vector."""
+        names, embeds = list(names), self.model.encode_image(images).cpu()
+        if len(set(names)) != len(embeds):
+            raise ValueError(f"{len(embeds)} pictures, but {len(set(names))} different names.")
+        self._keep([row for row, name in enumerate(self.names) if name not in set(names)])
+        self.names += names
+        self.embeds = torch.cat([self.embeds, embeds])
+
+    def refresh(
+        self,
+        batch_size: int = 64,
+        skip_broken: bool = False,
+        progress: bool = True,
+        after_batch: Callable[[], None] | None = None,
+    ) -> tuple[int, int]:
+        """Follow the folder's changes -> how many pictures were embedded, how many forgotten.
+
+        A file is embedded if it is new, or if its size or time is not what it was. At most a
+        batch of small copies is in memory; after each, the index is complete as far as it goes,
+        and `after_batch` is called.
+
+        Raises FileNotFoundError for a folder that does not exist, ValueError for one without
+        pictures or for a picture that cannot be decoded, OSError for a folder inside it that
+        cannot be read. With `skip_broken` the latter two are listed in `skipped` instead.
+        """
+        if self.folder is None or not self.folder.is_dir():
+            raise FileNotFoundError(f"There is no folder {self.folder or 'behind this index'}.")
+        found, closed = stamps_of_pictures(self.folder)
+        if closed and not (skip_broken and found):
+            raise closed[0]
+        if not found:
+            raise ValueError(f"No pictures in {self.folder}.")
+        self.skipped = [(Path(error.filename), str(error.strerror)) for error in closed]
+
+        forgotten = sum(name not in found for name in self.names)
+        same = [name in found and found[name] == self.stamps.get(name) for name in self.names]
+        self._keep([row for row, is_same in enumerate(same) if is_same])
+        wanted = sorted(found.keys() - set(self.names))
+        kept, table = len(self), self.embeds.new_empty(len(wanted), self.embeds.shape[1])
+        table = torch.cat([self.embeds, table])
+        quiet = not progress or len(wanted) < 200
+        with tqdm(total=len(wanted), desc="embedding pictures", disable=quiet) as bar:
+            size = self.model.config.vision.image_size
+            for names, pixels, failures in read_pictures(self.folder, wanted, size, batch_size):
+                table[len(self) : len(self) + len(names)] = self.model.encode_image(pixels)
+                self.names += names
+                self.embeds = table[: len(self)]
+                self.stamps |= {name: found[name] for name in names}
+                bar.update(len(names) + len(failures))
+                if after_batch:
+                    after_batch()
+                for name, error in failures:
+                    self.skipped.append((self.folder / name, why_undecodable(error)))
+                if failures and not skip_broken:
+                    path, reason = self.skipped[-len(failures)]
+                    raise ValueError(
+                        f"Cannot decode {path}: {reason}. Repair it, remove it, or skip such files."
+                    )
+        if not self.names:
+            raise ValueError(f"None of the {len(found)} pictures in {self.folder} can be decoded.")
+        embedded = len(self) - kept
+        self._keep(sorted(range(len(self)), key=self.names.__getitem__))
+        return embedded, forgotten
+
+    def _keep(self, rows: Sequence[int]) -> None:
+        """Reduce the index to these rows, in this order."""
+        self.names = [self.names[row] for row in rows]
+        self.embeds = self.embeds[list(rows)]
+        self.stamps = {name: self.stamps[name] for name in self.names if name in self.stamps}
+        self._neighbours = None
+
+    def search(
+        self,
+        query: str | Image.Image | Tensor,
+        k: int = 9,
+        without: str | Image.Image | Tensor | None = None,
+        weight: float = 0.5,
+    ) -> list[Hit]:
+        """The `k` pictures nearest to words, to a picture or to a vector (E), best first.
+
+        `without` points away from other words, a picture or a vector: `weight` times its unit
+        vector is subtracted from the query's.
+        """
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}.")
+        if not self.names:
+            raise ValueError("The index is empty: there is nothing to find in it.")
+        wanted = self._vector(query)
+        if without is not None:
+            wanted = wanted - weight * self._vector(without)
+            if wanted.norm() < 1e-3:
+                raise ValueError("Nothing is left of the query when the other one is subtracted.")
+        cosines_found, rows = self.nearest(F.normalize(wanted, dim=0).unsqueeze(0), k)
+        found = zip(rows[0].tolist(), cosines_found[0].tolist(), strict=True)
+        names = [(self.names[row], score) for row, score in found if row >= 0]
+        return [Hit(name, score, self.folder and self.folder / name) for name, score in names]
+
+    def _vector(self, query: str | Image.Image | Tensor) -> Tensor:
+        """The vector (E) of words, of a picture, or of itself."""
         if isinstance(query, str):
             if not query.strip():
                 raise ValueError("The query is empty: say what to look for.")
-            wanted = self.model.encode_text(query)
-        else:
-            wanted = self.model.encode_image([query])
-        scores = self.embeds @ wanted[0].cpu()
-        best = scores.topk(min(k, len(self))).indices.tolist()
-        return [Hit(self.paths[row], scores[row].item()) for row in best]
+            return self.model.encode_text(query)[0].cpu()
+        if isinstance(query, Image.Image):
+            return self.model.encode_image(query)[0].cpu()
+        if query.shape != self.embeds.shape[1:]:
+            raise ValueError(f"The query has the shape {tuple(query.shape)}, not one vector's.")
+        return query.detach().cpu()
+
+    def nearest(self, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Cosines and rows (Q, k) of the pictures nearest to unit vectors (Q, E), best first."""
+        k = min(k, len(self))
+        if self._neighbours:
+            return self._neighbours(vectors, k)
+        best = [cosines(part, self.embeds).topk(k) for part in vectors.cpu().split(256)]
+        return torch.cat([part.values for part in best]), torch.cat([part.indices for part in best])
+
+    def accelerate(self, kind: str = "hnsw", effort: int = 128) -> None:
+        """Search through FAISS until the index changes: "flat" is exact, "ivf" and "hnsw" nearly.
+
+        For a million pictures and many queries; see `distilclip.neighbours`.
+        """
+        self._neighbours = faiss_neighbours(self.embeds, kind, effort)
+
+    def duplicates(
+        self, threshold: float = 0.95, chunk: int = 1024, limit: int = 100_000
+    ) -> list[tuple[str, str, float]]:
+        """Pairs of pictures whose cosine is at least `threshold`: two names and it, nearest first.
+
+        A block of chunk x chunk cosines is in memory at once. Raises ValueError for more than
+        `limit` pairs: then the threshold is too low to mean anything.
+        """
+        if not 0 < threshold <= 1:
+            raise ValueError(f"threshold must lie above 0 and not above 1, got {threshold}.")
+        found = []
+        for top in range(0, len(self), chunk):
+            for left in range(top, len(self), chunk):
+                scores = cosines(self.embeds[top : top + chunk], self.embeds[left : left + chunk])
+                scores = scores.triu(1) if left == top else scores  # each pair once
+                rows, columns = (scores >= threshold - TIE).nonzero(as_tuple=True)
+                found += zip(
+                    scores[rows, columns].tolist(),
+                    (rows + top).tolist(),
+                    (columns + left).tolist(),
+                    strict=True,
+                )
+                if len(found) > limit:
+                    raise ValueError(
+                        f"More than {limit:,} pairs have a cosine of {threshold} or more: "
+                        "raise the threshold."
+                    )
+        found.sort(key=lambda pair: (-pair[0], pair[1:]))
+        return [(self.names[row], self.names[column], score) for score, row, column in found]
 
     def save(self, file: str | Path) -> None:
-        """Write embeddings and paths to one safetensors file, whole or not at all."""
+        """Write the index to one safetensors file, whole or not at all."""
         file = Path(file)
-        paths = [os.path.relpath(path.resolve(), file.resolve().parent) for path in self.paths]
-        metadata = {"version": str(INDEX_VERSION), "paths": json.dumps(paths)}
-        save_tensors({"embeds": self.embeds}, file, metadata)
+        folder = self.folder and os.path.relpath(self.folder.resolve(), file.resolve().parent)
+        stamps = [self.stamps.get(name) for name in self.names]
+        entries = {"names": self.names, "stamps": stamps, "folder": folder}
+        write_index(file, self.embeds, entries, image_side_key(self.model))
 
     @classmethod
     def load(cls, model: DistilCLIP, file: str | Path) -> "ImageIndex":
-        """Read what `save` wrote; `model` must be the one that made it."""
-        from safetensors import SafetensorError, safe_open
-
+        """Read what `save` wrote; ValueError where it is damaged, or another model's."""
         file = Path(file)
-        if not file.is_file():
-            raise FileNotFoundError(f"There is no index {file}.")
-        try:
-            with safe_open(file, "pt") as opened:
-                metadata = opened.metadata() or {}
-        except SafetensorError as error:
-            raise ValueError(f"{file} is not an index, or is damaged: {error}.") from None
-        if metadata.get("version") != str(INDEX_VERSION):
-            raise ValueError(f"{file} is not an index of this version; build it again.")
-        paths = [file.parent / path for path in json.loads(metadata["paths"])]
-        embeds = load_file(file)["embeds"]
-        if embeds.shape != (len(paths), model.config.embed_dim):
-            raise ValueError(f"{file} was made by another model; build it again.")
-        return cls(model, paths, embeds)
+        embeds, entries = read_index(file, image_side_key(model))
+        folder = entries["folder"] and file.parent / entries["folder"]
+        index = cls(model, entries["names"], embeds, folder)
+        stamped = zip(index.names, entries["stamps"], strict=True)
+        index.stamps = {name: tuple(stamp) for name, stamp in stamped if stamp}
+        return index

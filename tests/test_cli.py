@@ -1,13 +1,15 @@
 """The command, as a user types it: what works, and one sentence for what does not."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from distilclip.cli import main
+from distilclip.cli import load_run, main
 
 TINY = [
     "--image-size",
@@ -72,6 +74,101 @@ def test_search_prints_ranked_files_and_writes_galleries(run, pictures, tmp_path
     assert page.read_text().count("<img") == 4 and Image.open(sheet).size == (600, 400)
 
 
+def ranking(output):
+    """The files that a search printed, best first."""
+    lines = [line for line in output.splitlines() if not line.startswith("Gallery: ")]
+    return [Path(line.split(maxsplit=2)[2]).name for line in lines]
+
+
+@pytest.fixture(scope="module")
+def model(run):
+    return load_run(str(run))
+
+
+@pytest.fixture
+def loaded(model, monkeypatch):
+    """The run is loaded once: these tests search often."""
+    monkeypatch.setattr("distilclip.cli.load_run", lambda name: model)
+
+
+def test_a_picture_can_be_the_question(run, loaded, pictures, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    picture = str(pictures / "p7.png")
+    for words in (
+        [str(run), str(pictures), "--image", picture],
+        [str(run), "--image", picture, str(pictures)],
+        [f"--image={picture}", str(run), "-k", "3", str(pictures)],
+    ):
+        assert main(["search", *words, "-k", "3", "--html", str(page)]) == 0
+        assert ranking(capsys.readouterr().out)[0] == "p7.png"
+    assert page.read_text().count("<img") == 4 and "Like p7.png" in page.read_text()
+
+
+def test_words_can_be_taken_away(run, loaded, pictures, capsys):
+    command = ["search", str(run), "shade number 3", str(pictures), "-k", "20"]
+    assert main(command) == 0
+    plain = capsys.readouterr().out
+    assert main([*command, "--without", "shade number 12"]) == 0
+    assert capsys.readouterr().out != plain
+
+
+def test_the_second_search_embeds_nothing(run, loaded, tmp_path, capsys):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for number in range(5):
+        Image.new("RGB", (40, 40), (50 * number, 0, 0)).save(folder / f"{number}.png")
+
+    def search(*options):
+        assert main(["search", str(run), "red", str(folder), *options]) == 0
+        return capsys.readouterr()
+
+    first, second = search(), search()
+    assert "5 pictures: 5 embedded" in first.err and "5 pictures: 0 embedded" in second.err
+    assert first.out == second.out
+    assert {file.name for file in folder.iterdir()} == {f"{number}.png" for number in range(5)}
+    Image.new("RGB", (40, 40), "blue").save(folder / "new.png")
+    (folder / "0.png").unlink()
+    changed = search()
+    assert "5 pictures: 1 embedded, 1 forgotten" in changed.err
+    assert changed.out == search("--rebuild").out == search("--no-cache").out
+    assert "5 pictures: 5 embedded" in search("--no-cache").err
+
+
+def test_broken_pictures_are_listed_and_skipped(run, loaded, tmp_path, capsys):
+    Image.new("RGB", (40, 40)).save(tmp_path / "good.png")
+    (tmp_path / "bad\n.png").write_bytes(b"\x89PNG")
+    command = ["search", str(run), "red", str(tmp_path)]
+    assert main(command) == 1
+    assert "Cannot decode" in capsys.readouterr().err
+    assert main([*command, "--skip-broken"]) == 0
+    output = capsys.readouterr()
+    assert ranking(output.out) == ["good.png"]
+    assert "Skipped 1 " in output.err and "bad\\n.png: it is" in output.err
+
+
+def test_names_of_any_kind_are_printed_on_one_line(run, loaded, tmp_path, capsys):
+    names = [os.fsdecode(b"caf\xe9.png"), "two\nlines.png", "猫.png", "\x1b[31mred.png"]
+    for name in names:
+        Image.new("RGB", (40, 40)).save(tmp_path / name)
+    assert main(["search", str(run), "red", str(tmp_path), "--html", str(tmp_path / "x.html")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5 and not any("\x1b" in line for line in lines)
+    assert any("猫.png" in line for line in lines) and any("\\udce9" in line for line in lines)
+
+
+def test_help_needs_no_pytorch():
+    code = (
+        "import sys\n"
+        "from distilclip.cli import main\n"
+        "helps = ['--help'], ['train', '--help'], ['search', '--help']\n"
+        "for words in (*helps, ['search', 'run'], ['fly'], []):\n"
+        "    try: main(words)\n"
+        "    except SystemExit: pass\n"
+        "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
 def test_help_and_version_work_in_a_process_of_their_own():
     for arguments, expected in ((["--help"], "search"), (["--version"], "distilclip 0.")):
         command = [sys.executable, "-m", "distilclip.cli", *arguments]
@@ -102,6 +199,20 @@ FAULTS = {
     "search without pictures": (["search", "{run}", "x", "{empty}"], "No pictures in"),
     "search in no folder": (["search", "{run}", "x", "{new}"], "There is no folder"),
     "search for nothing": (["search", "{run}", " ", "{pictures}"], "The query is empty"),
+    "search without nothing": (
+        ["search", "{run}", "x", "{pictures}", "--without", " "],
+        "The query is empty",
+    ),
+    "search for no picture": (
+        ["search", "{run}", "{pictures}", "--image", "{new}"],
+        "There is no picture",
+    ),
+    "search for what is no picture": (
+        ["search", "{run}", "{pictures}", "--image", "{blank}/0.txt"],
+        "Cannot decode",
+    ),
+    "search with a run off line": (["search", "no/run", "x", "{pictures}"], "Cannot get 'no/run'"),
+    "search in a file": (["search", "{run}", "x", "{blank}/0.txt"], "There is no folder"),
     "search for none": (["search", "{run}", "x", "{pictures}", "-k", "0"], "-k must be at least"),
     "a gallery that is none": (
         ["search", "{run}", "x", "{pictures}", "--html", "page.txt"],
