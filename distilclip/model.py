@@ -8,20 +8,19 @@ the two says how well a picture and a sentence fit. Built in chapter 6, after Ra
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer, DistilBertConfig, DistilBertModel
 from transformers.utils import ModelOutput
 
 from distilclip.data import normalise_pixels, pixels_of
 from distilclip.files import save_tensors, write_text
-from distilclip.hub import checkpoint_files, find_file
+from distilclip.hub import checkpoint_files, find_file, load_file
 from distilclip.loss import cosines
 from distilclip.text import TextEncoder
 from distilclip.vit import ViT, ViTConfig
@@ -33,7 +32,9 @@ EMOJI_MODEL = Path(__file__).parent / "emoji" / "model"
 class DistilCLIPConfig:
     """Everything that `DistilCLIP` needs to know.
 
-    `text_model` names the pretrained text encoder ("minilm", a folder, a Hub id). `image_pool`
+    `text_model` names the pretrained text encoder ("minilm", a folder, a Hub id). `vision_model`
+    names a pretrained ViT, if that is wanted: its shape and its pixel constants take the place of
+    those here, but for the image size and the dropouts, which are those of `vision`. `image_pool`
     is "first" (the [CLS] token, or the first patch where there is none) or "mean" (over the
     patches). `projection_norm` puts a LayerNorm behind each projection. `image_mean` and
     `image_std` are a channel each, for pixels in [0, 1].
@@ -51,6 +52,7 @@ class DistilCLIPConfig:
     image_std: tuple[float, ...] = (0.5, 0.5, 0.5)
     max_text_length: int = 64
     pad_to_max_length: bool = False
+    vision_model: str | None = None
 
     def __post_init__(self):
         if isinstance(self.vision, dict):
@@ -86,16 +88,24 @@ class Projection(nn.Module):
 
 
 class DistilCLIP(nn.Module):
-    """A from-scratch ViT and a pretrained DistilBERT that meet in one space.
+    """A ViT, from scratch as a rule, and a pretrained DistilBERT that meet in one space.
 
-    `DistilCLIP(config)` makes the ViT and the projections new and loads the text encoder by its
-    name; a `TextEncoder` can be given instead.
+    `DistilCLIP(config)` makes the projections and the ViT new, unless the configuration names a
+    pretrained one, and loads the text encoder by its name. A `TextEncoder` or a `ViT` can be
+    given instead.
     """
 
-    def __init__(self, config: DistilCLIPConfig, text: TextEncoder | None = None):
+    def __init__(
+        self,
+        config: DistilCLIPConfig,
+        text: TextEncoder | None = None,
+        vision: ViT | None = None,
+    ):
         super().__init__()
+        if vision is None and config.vision_model:
+            vision, config = pretrained_vision(config)
         self.config = config
-        self.vision = ViT(config.vision)
+        self.vision = vision or ViT(config.vision)
         self.text = text or TextEncoder.from_pretrained(config.text_model, config.text_pool)
         self.image_projection = Projection(
             config.vision.dim, config.embed_dim, config.projection_norm
@@ -108,14 +118,20 @@ class DistilCLIP(nn.Module):
         """1 / temperature, learnt as its logarithm and never above `max_logit_scale`."""
         return self.log_logit_scale.exp().clamp(max=self.config.max_logit_scale)
 
-    def embed_image(self, pixel_values: Tensor) -> Tensor:
-        """Normalised pixels (B, C, H, W) -> unit vectors (B, E), with gradients."""
+    def image_features(self, pixel_values: Tensor) -> Tensor:
+        """Normalised pixels (B, C, H, W) -> the ViT's tokens, pooled to one (B, D)."""
         tokens = self.vision(pixel_values)
         if self.config.image_pool == "first":
-            features = tokens[:, 0]
-        else:
-            features = tokens[:, int(self.config.vision.cls_token) :].mean(dim=1)
+            return tokens[:, 0]
+        return tokens[:, int(self.config.vision.cls_token) :].mean(dim=1)
+
+    def embed_image_features(self, features: Tensor) -> Tensor:
+        """What `image_features` gives (B, D) -> unit vectors (B, E), with gradients."""
         return F.normalize(self.image_projection(features).float(), dim=-1)
+
+    def embed_image(self, pixel_values: Tensor) -> Tensor:
+        """Normalised pixels (B, C, H, W) -> unit vectors (B, E), with gradients."""
+        return self.embed_image_features(self.image_features(pixel_values))
 
     def embed_text_features(self, features: Tensor) -> Tensor:
         """What the text encoder gives (B, D) -> unit vectors (B, E), with gradients."""
@@ -201,6 +217,13 @@ class DistilCLIP(nn.Module):
             "text_config": self.text.model.config.to_dict() if text_weights else None,
         }
         write_text(folder / "config.json", json.dumps(description, indent=2))
+        preprocessing = {
+            "image_processor_type": "DistilCLIPImageProcessor",  # for transformers; see share.py
+            "image_size": self.config.vision.image_size,
+            "image_mean": self.config.image_mean,
+            "image_std": self.config.image_std,
+        }
+        write_text(folder / "preprocessor_config.json", json.dumps(preprocessing, indent=2))
 
     @classmethod
     def from_pretrained(cls, folder_or_hub_id: str | Path) -> "DistilCLIP":
@@ -225,7 +248,7 @@ class DistilCLIP(nn.Module):
                 config.text_pool or "cls",
                 config.text_model,
             )
-        model = cls(config, text)
+        model = cls(config, text, ViT(config.vision))
         tensors = {}
         for file in weight_files:
             tensors.update(load_file(file))
@@ -238,6 +261,29 @@ class DistilCLIP(nn.Module):
             )
         model.load_state_dict(tensors, strict=False)
         return model.eval()
+
+
+def pretrained_vision(config: DistilCLIPConfig) -> tuple[ViT, DistilCLIPConfig]:
+    """The ViT that `config.vision_model` names, and the configuration that fits it.
+
+    Shape and pixel constants are the checkpoint's (0.5 where it does not say); image size and
+    dropouts are those of `config.vision`.
+    """
+    wanted = config.vision
+    vision = ViT.from_pretrained(
+        config.vision_model, wanted.image_size, wanted.dropout, wanted.patch_dropout
+    )
+    try:
+        file = find_file(config.vision_model, "preprocessor_config.json")
+    except FileNotFoundError as missing:
+        if "has no file" not in str(missing):
+            raise
+        said = {}
+    else:
+        said = json.loads(file.read_text())
+    half = (0.5,) * vision.config.in_channels
+    constants = {name: said.get(name, half) for name in ("image_mean", "image_std")}
+    return vision, replace(config, vision=vision.config, **constants)
 
 
 def _shape_of(tensors: dict[str, Tensor], name: str) -> tuple[int, ...] | None:

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import AutoConfig, AutoTokenizer, BertModel, DistilBertConfig, DistilBertModel
 from transformers.utils import logging as transformers_logging
 
-from distilclip.hub import unreachable
+from distilclip.hub import offline_without_network, unreachable
 
 MINILM_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -105,10 +106,11 @@ class TextEncoder(nn.Module):
         """Token ids and mask, (B, T) each; T is the longest caption's length, 64 at most.
 
         What is longer is cut off. With `pad_to_max_length`, T is `max_length` for every batch.
+        Raises ValueError for what is no text.
         """
         return dict(
             self.tokenizer(
-                list(texts),
+                [_checked_text(text) for text in texts],
                 padding="max_length" if pad_to_max_length else "longest",
                 truncation=True,
                 max_length=max_length,
@@ -145,12 +147,24 @@ class TextEncoder(nn.Module):
         """
         source, default_pool = _resolve_text_name(str(name))
         try:
-            config = AutoConfig.from_pretrained(source)
-            tokenizer = AutoTokenizer.from_pretrained(source)
-            model = _load_text_model(source, config.model_type)
+            with offline_without_network(source):
+                config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+                tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+                model = _load_text_model(source, config.model_type)
         except OSError:
             raise FileNotFoundError(_missing_text_encoder(name)) from None
         return cls(model, tokenizer, pool or default_pool, str(name)).eval()
+
+
+def _checked_text(text: str) -> str:
+    """The same text; ValueError for another type, or for half a character (a lone surrogate)."""
+    if not isinstance(text, str):
+        raise ValueError(f"Expected a text, got a {type(text).__name__}.")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"The text {text!a} holds half a character: no valid Unicode.") from None
+    return text
 
 
 def _load_text_model(source: str, model_type: str) -> DistilBertModel:
@@ -166,6 +180,8 @@ def _load_text_model(source: str, model_type: str) -> DistilBertModel:
             return bert_to_distilbert(
                 BertModel.from_pretrained(source, use_safetensors=True, add_pooling_layer=False)
             )
+    except SafetensorError as error:
+        raise ValueError(f"The weights in {source} are damaged: {error}.") from None
     finally:
         transformers_logging.set_verbosity(verbosity)
         if progress_bars:

@@ -1,15 +1,20 @@
 """Both sides meet in unit vectors, and what is saved is what is loaded."""
 
 import json
+import shutil
 
 import pytest
 import torch
+import transformers
 from PIL import Image
 
 from distilclip import DistilCLIP, DistilCLIPConfig, ViTConfig
 from distilclip.text import TextEncoder
 
 TEXTS = ["a red square", "something blue and rather long to say"]
+
+# In the first releases of transformers 5 it has no class of this name for Pillow alone.
+ViTProcessor = getattr(transformers, "ViTImageProcessorPil", None) or transformers.ViTImageProcessor
 
 
 def images(count=2):
@@ -130,3 +135,65 @@ def test_a_save_that_fails_leaves_the_old_model(small_model, tmp_path, monkeypat
     with pytest.raises(OSError, match="No space left"):
         small_model.save_pretrained(tmp_path)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def save_pretrained_vit(folder, **preprocessing):
+    """A random checkpoint in the layout of google/vit-base-patch16-224-in21k, but small."""
+    torch.manual_seed(3)
+    config = transformers.ViTConfig(
+        image_size=32,
+        patch_size=16,
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        intermediate_size=48,
+    )
+    vit = transformers.ViTModel(config).eval()
+    vit.save_pretrained(folder)
+    if preprocessing:
+        ViTProcessor(**preprocessing).save_pretrained(folder)
+    return vit
+
+
+def test_pretrained_eyes_see_what_they_saw(small_text, tmp_path):
+    theirs = save_pretrained_vit(tmp_path, image_mean=[0.4, 0.5, 0.6], image_std=[0.1, 0.2, 0.3])
+    wanted = ViTConfig(image_size=32, patch_dropout=0.5)
+    config = DistilCLIPConfig(vision=wanted, vision_model=str(tmp_path), embed_dim=16)
+    model = DistilCLIP(config, small_text).eval()
+    assert (model.config.vision.dim, model.config.vision.patch_size) == (24, 16)
+    assert model.config.vision.patch_dropout == 0.5
+    assert model.config.image_mean == (0.4, 0.5, 0.6)
+    pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    processor = ViTProcessor.from_pretrained(tmp_path)
+    inputs = processor(list(pixels), do_resize=False, return_tensors="pt")
+    with torch.no_grad():
+        expected = theirs(**inputs).last_hidden_state[:, 0]
+        features = model.image_features(model.normalise(pixels))
+        assert (features - expected).abs().max() < 1e-5
+        assert torch.equal(
+            model.embed_image_features(features), model.embed_image(model.normalise(pixels))
+        )
+
+
+def test_pretrained_eyes_at_another_size_are_saved_and_need_not_be_fetched_again(
+    small_text, tmp_path
+):
+    save_pretrained_vit(tmp_path / "vit")
+    config = DistilCLIPConfig(
+        vision=ViTConfig(image_size=48), vision_model=str(tmp_path / "vit"), embed_dim=16
+    )
+    model = DistilCLIP(config, small_text).eval()
+    assert model.config.vision.image_size == 48 and model.config.image_std == (0.5, 0.5, 0.5)
+    model.vision.requires_grad_(False)  # locked
+    model.embed_image(torch.randn(2, 3, 48, 48)).sum().backward()
+    assert model.vision.cls_token.grad is None
+    assert model.image_projection.linear.weight.grad is not None
+    model.save_pretrained(tmp_path / "run")
+    shutil.rmtree(tmp_path / "vit")
+    loaded = DistilCLIP.from_pretrained(tmp_path / "run")
+    assert torch.equal(loaded.encode_image(images()), model.encode_image(images()))
+
+
+def test_pretrained_eyes_that_are_nowhere_give_one_sentence(small_text):
+    with pytest.raises(FileNotFoundError, match="Cannot get 'nobody/nothing'"):
+        DistilCLIP(DistilCLIPConfig(vision_model="nobody/nothing"), small_text)
