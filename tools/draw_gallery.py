@@ -1,24 +1,24 @@
-"""Draw book/figures/gallery.png: what the packaged model finds for six sentences (authors only).
+"""Draw book/figures/gallery.png: what the packaged model finds for eight sentences (authors only).
 
-The candidates are the drawings of the `test` split, a style that the model never saw. The
-sentences were written before anyone looked at a result.
+The candidates are the drawings of the `test` split, a style that the model never saw. Four
+sentences are captions of that split, drawn at random, with their own picture framed; the other
+four were written before anyone looked at a result.
 """
 
+import random
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 
 from distilclip import DistilCLIP, load_pairs
 from distilclip.data import decode_pixels
-from distilclip.figures import use_book_style
+from distilclip.figures import GREEN, use_book_style
 
 QUERIES = (
     "someone is laughing",
     "fresh fruit from the garden",
     "a vehicle with four wheels",
     "an animal that lives in the water",
-    "it is raining",
-    "a musical instrument",
 )
 FILE = Path(__file__).parents[1] / "book" / "figures" / "gallery.png"
 
@@ -28,14 +28,19 @@ def main() -> None:
     model = DistilCLIP.from_pretrained("emoji")
     test = load_pairs("emoji")["test"]
     pixels = decode_pixels(test, model.config.vision.image_size, progress=False)
-    scores = model.encode_text(QUERIES) @ model.encode_image(pixels).T
+    drawn = random.Random(0).sample(range(len(test)), 4)
+    captions = {random.Random(row).choice(test[row]["captions"]): row for row in drawn}
+    queries = [*captions, *QUERIES]
+    scores = model.encode_text(queries) @ model.encode_image(pixels).T
     columns = 8
-    figure, axes = plt.subplots(len(QUERIES), columns, figsize=(8, 7.2))
+    figure, axes = plt.subplots(len(queries), columns, figsize=(8, 9.6))
     figure.set_layout_engine("none")
-    for row, query in enumerate(QUERIES):
+    for row, query in enumerate(queries):
         for column, index in enumerate(scores[row].topk(columns).indices.tolist()):
             axes[row, column].imshow(test[index]["image"])
-            axes[row, column].axis("off")
+            axes[row, column].set(xticks=[], yticks=[])
+            for side in axes[row, column].spines.values():
+                side.set(visible=index == captions.get(query), linewidth=2.5, color=GREEN)
         axes[row, 0].set_title(f"“{query}”", loc="left", fontsize=12)
     figure.savefig(FILE, dpi=110)
     print(FILE)
