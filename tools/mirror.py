@@ -29,9 +29,26 @@ CHAPTERS = {
     "data": "07_data",
     "train": "08_train",
     "search": "09_search",
+    "explain": "10_explain",
+    "scale": "11_scale",
+    "share": "12_share",
 }
-COMPLETE = ("patches", "attention", "vit", "text", "loss", "model", "data")
+COMPLETE = (
+    "patches",
+    "attention",
+    "vit",
+    "text",
+    "loss",
+    "model",
+    "data",
+    "train",
+    "search",
+    "explain",
+    "scale",
+    "share",
+)
 SETUP_TAG = "setup"
+EXTRAS = {"12_share": "[onnx]"}  # what a notebook needs besides the package's own requirements
 
 
 @dataclass
@@ -139,14 +156,14 @@ def copy_definitions(path: Path, package: dict[str, Definition]) -> bool:
     return changed
 
 
-def setup_cell(address: str) -> str:
+def setup_cell(address: str, extra: str = "") -> str:
     """The first code cell of every notebook."""
     return (
         "# On Colab: install this book's package; Colab's own torch stays as it is.\n"
         "import sys\n"
         "\n"
         'if "google.colab" in sys.modules:\n'
-        f'    %pip install --quiet "distilclip @ git+{address}"'
+        f'    %pip install --quiet "distilclip{extra} @ git+{address}"'
     )
 
 
@@ -171,7 +188,7 @@ def linked_files(address: str) -> dict[Path, str]:
         for cell in notebook["cells"]:
             source = "".join(cell["source"])
             if SETUP_TAG in cell["metadata"].get("tags", []):
-                source = setup_cell(address)
+                source = setup_cell(address, EXTRAS.get(path.stem, ""))
             source = re.sub(
                 r"\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)", badge(path, address), source
             )

