@@ -189,6 +189,17 @@ def processes() -> tuple[int, int]:
     return dist.get_rank(), dist.get_world_size()
 
 
+def broadcast_weights(module: nn.Module) -> None:
+    """Give every process the parameters and buffers that rank 0 has.
+
+    A common seed does not do it: matrices that come from a factorisation differ in their last
+    digits with the number of threads, and copies that start apart drift apart.
+    """
+    if processes()[1] > 1:
+        for tensor in module.state_dict().values():
+            _communicate(dist.broadcast, tensor, 0)
+
+
 def gather(tensor: Tensor) -> Tensor:
     """All processes' tensors one below the other, (B, ...) -> (world * B, ...), in rank order.
 

@@ -90,6 +90,9 @@ def main(folder: Path) -> None:
         positives = scale.gather_positives(batch["own"], batch["drawn"])
         for method in ("plain", "cached"):
             model = small_clip()
+            if rank == 1:
+                torch.nn.init.zeros_(model.image_projection.linear.weight)
+            scale.broadcast_weights(model)
             encode = encoder(model)
             if method == "cached":
                 micro = [part(batch, slice(start, start + 4)) for start in range(0, share, 4)]
