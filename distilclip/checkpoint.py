@@ -59,7 +59,7 @@ class Run:
 
     @property
     def outcome(self) -> DistilCLIP:
-        """The model that is evaluated and kept: the averaged one, where there is one."""
+        """The model that is evaluated and kept; where there is an averaged one, that one."""
         return self.average or self.model
 
     @property
