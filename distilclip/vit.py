@@ -191,7 +191,9 @@ def initialise_attention(attention: MultiHeadAttention) -> None:
     matrices, with a little noise.
     """
     dim = attention.output.in_features
-    look, copy = (nn.init.orthogonal_(torch.empty(dim, dim)) for _ in range(2))
+    # In float64: the last digits of a factorisation depend on the number of threads.
+    draws = [torch.randn(dim, dim).double() for _ in range(2)]
+    look, copy = (q * r.diagonal().sign() for q, r in map(torch.linalg.qr, draws))
     noise = 0.3 * dim**-0.5 * torch.randn(4 * dim, dim)
     with torch.no_grad():
         attention.qkv.weight.copy_(torch.cat([look, look, 0.4**0.5 * copy]) + noise[: 3 * dim])
