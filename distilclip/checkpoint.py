@@ -109,7 +109,8 @@ def hold_folder(folder: Path, resume: bool = False) -> Iterator[None]:
 
 def _is_leftover(file: Path) -> bool:
     """Whether `file` is nobody's: a killed process's unfinished file, or the lock of Windows."""
-    return file.name == ".lock" or (file.name.startswith(".") and file.name.endswith(".part"))
+    name = file.name
+    return name == ".lock" or name.startswith(".tmp") or (name[0] == "." and name.endswith(".part"))
 
 
 def _lock(folder: Path) -> int | None:

@@ -57,12 +57,13 @@ def _sync_folder(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what `write_whole` could not, because its process was killed.
+    """Remove what `write_whole`, or a tokenizer, could not, because its process was killed.
 
     Only for a folder that no other process writes to.
     """
-    for file in folder.rglob(".*.part"):
-        file.unlink(missing_ok=True)
+    for pattern in (".*.part", ".tmp*"):
+        for file in folder.rglob(pattern):
+            file.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
