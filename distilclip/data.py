@@ -6,6 +6,7 @@ tensors. Built in chapter 7.
 """
 
 import hashlib
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -94,11 +95,12 @@ def pixels_of(images: Sequence[Image.Image], size: int) -> Tensor:
 
 def normalise_pixels(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """uint8 in [0, 255], or float in [0, 1], -> float with `mean` taken off and over `std`."""
-    if pixels.dtype == torch.uint8:
-        pixels = pixels.float() / 255
     shape = (1, -1, 1, 1)
     mean, std = (torch.tensor(v, device=pixels.device).view(shape) for v in (mean, std))
-    return (pixels - mean) / std
+    if pixels.dtype != torch.uint8:
+        return (pixels - mean) / std
+    # In place: on a CPU, fresh memory for a batch of pixels costs more than the arithmetic.
+    return pixels.float().div_(255).sub_(mean).div_(std)
 
 
 def decode_pixels(
@@ -239,12 +241,15 @@ def augment(
     colour: float = 0.4,
     grey: float = 0.1,
     flip: bool = False,
+    texture: float = 0.0,
+    shade: float = 0.0,
 ) -> Tensor:
     """A batch of random views: uint8 (B, 3, S, S) -> float in [0, 1], the same shape.
 
     Each image is moved by up to `shift` of its width, scaled by up to 1 ± `scale`, turned by up
     to `turn` degrees, mirrored if `flip`; its hue, saturation, brightness and contrast change by
-    up to `colour`; a share `grey` loses its colour. The whole batch is done at once.
+    up to `colour`; a share `grey` loses its colour. `texture` and `shade` are those of
+    `restyle`. The whole batch is done at once.
     """
     images = pixels.float() / 255
     batch = len(images)
@@ -269,7 +274,33 @@ def augment(
     is_grey = (torch.rand(batch, generator=generator) < grey).view(-1, 1, 1)
     matrix = torch.where(is_grey, LUMA.expand(3, 3) @ matrix, matrix).to(images.device)
     mixed = torch.einsum("bij,bjhw->bihw", matrix, images)
-    return (mixed + offset.view(-1, 1, 1, 1).to(images.device)).clamp(0, 1)
+    images = (mixed + offset.view(-1, 1, 1, 1).to(images.device)).clamp(0, 1)
+    return restyle(images, generator, texture, shade) if texture or shade else images
+
+
+def restyle(images: Tensor, generator: torch.Generator, texture: float, shade: float) -> Tensor:
+    """The same things, as if drawn by somebody else: float (B, 3, S, S) in [0, 1] -> the same.
+
+    A share `texture` of the images is blended with what a random 3 x 3 convolution makes of it,
+    by up to 60 %: outlines stay where they are, surfaces change (Xu et al., 2021). Then soft
+    light and shadow, of up to `shade`, fall on all that is not white.
+    """
+    batch, channels, height, width = images.shape
+    kernels = torch.randn(batch, channels, channels, 3, 3, generator=generator)
+    blend = 0.6 * torch.rand(batch, 1, 1, 1, generator=generator)
+    chosen = (torch.rand(batch, generator=generator) < texture).nonzero().squeeze(1)
+    if len(chosen):
+        kernels = kernels[chosen].flatten(0, 1).to(images.device) / math.sqrt(9 * channels)
+        blend, chosen = blend[chosen].to(images.device), chosen.to(images.device)
+        some = images[chosen]
+        flat = F.pad(some.reshape(1, -1, height, width) - 0.5, (1, 1, 1, 1), mode="replicate")
+        other = F.conv2d(flat, kernels, groups=len(chosen)).view_as(some) + 0.5
+        images = images.index_copy(0, chosen, torch.lerp(some, other, blend).clamp(0, 1))
+
+    light = (torch.rand(batch, 1, 3, 3, generator=generator) * 2 - 1) * shade
+    light = F.interpolate(light, (height, width), mode="bicubic", align_corners=True)
+    is_white = images.amin(dim=1, keepdim=True) > 0.97
+    return (images + light.to(images.device) * ~is_white).clamp(0, 1)
 
 
 LUMA = torch.tensor([[0.299, 0.587, 0.114]])  # how bright the eye sees red, green and blue

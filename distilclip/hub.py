@@ -32,13 +32,25 @@ def checkpoint_files(path_or_hub_id: str | Path) -> list[Path]:
         return [config, find_file(path_or_hub_id, "model.safetensors")]
     except FileNotFoundError as missing:
         try:  # a large checkpoint comes in several files, with an index
-            index = json.loads(
-                find_file(path_or_hub_id, "model.safetensors.index.json").read_text()
-            )
+            index_file = find_file(path_or_hub_id, "model.safetensors.index.json")
         except FileNotFoundError:
             raise missing from None
-    names = sorted(set(index["weight_map"].values()))
+    names = read_json(index_file).get("weight_map")
+    names = sorted(map(str, set(names.values()))) if isinstance(names, dict) else []
+    if not names or any(Path(name).name != name for name in names):
+        raise ValueError(f"{index_file} names no files of weights beside it.")
     return [config, *(find_file(path_or_hub_id, name) for name in names)]
+
+
+def read_json(file: str | Path) -> dict:
+    """The object in a JSON file; ValueError where it is none, or not all of one."""
+    try:
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):  # not UTF-8, or not JSON
+        raise ValueError(f"{file} is damaged: it is not valid JSON.") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} is damaged: it does not hold a JSON object.")
+    return content
 
 
 def load_file(file: str | Path) -> dict[str, Tensor]:

@@ -20,10 +20,10 @@ from transformers.utils import ModelOutput
 
 from distilclip.data import normalise_pixels, pixels_of
 from distilclip.files import save_tensors, write_text
-from distilclip.hub import checkpoint_files, find_file, load_file
+from distilclip.hub import checkpoint_files, find_file, load_file, read_json
 from distilclip.loss import cosines
 from distilclip.text import TextEncoder
-from distilclip.vit import ViT, ViTConfig
+from distilclip.vit import ViT, ViTConfig, orthogonal
 
 EMOJI_MODEL = Path(__file__).parent / "emoji" / "model"
 
@@ -75,13 +75,17 @@ class DistilCLIPOutput(ModelOutput):
 
 
 class Projection(nn.Module):
-    """A linear map into the shared space, with a LayerNorm behind it if asked: (B, D) -> (B, E)."""
+    """A linear map into the shared space, with a LayerNorm behind it if asked: (B, D) -> (B, E).
+
+    It starts as a rotation, as far as the two widths allow one: what is alike stays alike.
+    """
 
     def __init__(self, dim: int, embed_dim: int, norm: bool = False):
         super().__init__()
         self.linear = nn.Linear(dim, embed_dim, bias=norm)
         self.norm = nn.LayerNorm(embed_dim) if norm else nn.Identity()
-        nn.init.normal_(self.linear.weight, std=dim**-0.5)
+        with torch.no_grad():
+            self.linear.weight.copy_(orthogonal(embed_dim, dim))
 
     def forward(self, features: Tensor) -> Tensor:
         return self.norm(self.linear(features))
@@ -292,14 +296,35 @@ def _shape_of(tensors: dict[str, Tensor], name: str) -> tuple[int, ...] | None:
 
 
 def _read_model_config(config_file: Path) -> dict:
-    """The contents of a config.json that `save_pretrained` wrote, less its `model_type`."""
-    try:
-        description = json.loads(config_file.read_text())
-    except json.JSONDecodeError:
-        raise ValueError(f"{config_file} is not valid JSON.") from None
-    if not isinstance(description, dict) or description.pop("model_type", None) != "distilclip":
+    """The contents of a config.json that `save_pretrained` wrote, less its `model_type`.
+
+    Raises ValueError where it describes another kind of model, or holds a setting that no
+    DistilCLIP of this version has, or one of another type.
+    """
+    description = read_json(config_file)
+    if description.pop("model_type", None) != "distilclip":
         raise ValueError(
             f"{config_file} does not describe a DistilCLIP model; give a folder that "
             "'distilclip train' or save_pretrained wrote."
         )
+    optional = {"text_pool": "", "vision_model": "", "text_config": {}}
+    usual = asdict(DistilCLIPConfig()) | optional
+    given = {k: v for k, v in description.items() if v is not None or k not in optional}
+    unfit = _unfit(given, usual) or _unfit(given.get("vision", {}), usual["vision"])
+    if unfit:
+        raise ValueError(
+            f"{config_file} is damaged, or of another version of distilclip: this one does not "
+            f"know the setting {unfit[0]!r}, or not such a value for it."
+        )
     return description
+
+
+def _unfit(settings: dict, usual: dict) -> list[str]:
+    """The settings that `usual` does not have, or has with a value of another type."""
+    kinds = {tuple: list, float: (int, float)}  # what JSON may make of them
+    return [
+        name
+        for name, value in settings.items()
+        if name not in usual
+        or not isinstance(value, kinds.get(type(usual[name]), type(usual[name])))
+    ]

@@ -111,6 +111,30 @@ def evaluate_retrieval(
     return retrieval_metrics(images, model.encode_text(texts, batch_size), owners)
 
 
+def caption_bank(
+    model: DistilCLIP, captions_of_images: Sequence[Sequence[str]], batch_size: int = 64
+) -> Tensor:
+    """What known pictures are called, for `expand_queries`: unit vectors (C, E).
+
+    One for each different list of captions: the direction of their mean.
+    """
+    known = list(dict.fromkeys(map(tuple, captions_of_images)))
+    texts = [text for captions in known for text in captions]
+    parts = model.encode_text(texts, batch_size).split([len(captions) for captions in known])
+    return F.normalize(torch.stack([part.mean(dim=0) for part in parts]), dim=-1)
+
+
+def expand_queries(queries: Tensor, bank: Tensor, sharpness: float = 30.0) -> Tensor:
+    """Say queries (Q, E) in the words of known captions: unit vectors (Q, E).
+
+    Each becomes the mean of the vectors in `bank` (C, E), weighted by the softmax of `sharpness`
+    times its cosine with each. The pictures of a space were put beside captions; a sentence that
+    is none has parts that no picture answers to, and loses them here.
+    """
+    weights = (sharpness * cosines(queries, bank)).softmax(dim=-1)
+    return F.normalize(weights @ bank, dim=-1)
+
+
 def zero_shot_classify(
     model: DistilCLIP,
     images: Tensor | Sequence[Image.Image],

@@ -22,9 +22,10 @@ PRESETS = {
         "num_heads": 3,
         "patch_dropout": 0.5,
         "image_pool": "mean",
-        "epochs": 128,
+        "epochs": 120,
         "batch_size": 128,
         "lr": 1.5e-3,
+        "text_projection_lr": 3e-5,
         "weight_decay": 0.1,
         "warmup": 0.05,
         "augmentation": 0.5,
@@ -83,7 +84,8 @@ class TrainConfig:
     value that `DEFAULTS` gives it.
 
     - `text_lr` 0 locks the text encoder: its features are then computed once. `vision_lr` is
-      the ViT's rate, `lr` where it is not given; 0 locks it. `lr` is everything else's.
+      the ViT's rate, `lr` where it is not given; 0 locks it. `text_projection_lr` is the rate of
+      the captions' projection, `lr` where it is not given. `lr` is everything else's.
     - `vision_model` names a pretrained ViT to start from; its shape takes the place of `dim`,
       `depth` and the like.
     - `augmentation` scales the random views from 0 (none) to 1 (strong); `flip` mirrors half of
@@ -134,6 +136,7 @@ class TrainConfig:
     lr: float | None = None
     text_lr: float | None = None
     vision_lr: float | None = None
+    text_projection_lr: float | None = None
     weight_decay: float | None = None
     beta2: float | None = None
     warmup: float | None = None
@@ -150,15 +153,18 @@ class TrainConfig:
         for name, value in (DEFAULTS | PRESETS[self.preset]).items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
-        if self.vision_lr is None:
-            self.vision_lr = self.lr
+        for name in ("vision_lr", "text_projection_lr"):
+            if getattr(self, name) is None:
+                setattr(self, name, self.lr)
         for name in ("epochs", "batch_size", "embed_dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.batch_size < 2:
             raise ValueError("batch_size must be at least 2: one pair has nothing to compare with.")
-        if not self.lr > 0 or not self.text_lr >= 0 or not self.vision_lr >= 0:
-            raise ValueError("lr must be positive, text_lr and vision_lr not negative.")
+        if not self.lr > 0 or not self.text_projection_lr > 0:
+            raise ValueError("lr and text_projection_lr must be positive.")
+        if not self.text_lr >= 0 or not self.vision_lr >= 0:
+            raise ValueError("text_lr and vision_lr must not be negative.")
         if self.vision_lr == 0 and not self.vision_model:
             raise ValueError("vision_lr 0 locks the ViT: name a pretrained one as vision_model.")
         for name in ("weight_decay", "clip_gradient", "augmentation", "evaluations", "micro_batch"):

@@ -126,8 +126,14 @@ def gather_captions(
             f"{name} has no captions: expected a column called {', '.join(CAPTION_COLUMNS)} or "
             f"caption_0, caption_1, ...; found {', '.join(rows.column_names)}."
         )
+    try:
+        values_of_rows = list(zip(*(rows[column] for column in columns), strict=True))
+    except UnicodeDecodeError:
+        raise ValueError(
+            f"{name} has captions that are not UTF-8 text: save it as UTF-8."
+        ) from None
     captions = []
-    for row, values in enumerate(zip(*(rows[column] for column in columns), strict=True)):
+    for row, values in enumerate(values_of_rows):
         values = values[0] if isinstance(values[0], list) else values
         try:
             captions.append(clean_captions(values, f"row {row} of {name}"))

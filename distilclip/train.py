@@ -42,6 +42,7 @@ from distilclip.data import (
     seeded,
 )
 from distilclip.loss import contrastive_loss
+from distilclip.memory import keep_freed_memory
 from distilclip.model import DistilCLIP
 from distilclip.scale import (
     average_gradients,
@@ -76,10 +77,14 @@ def learning_rate(step: int, total: int, warmup: float) -> float:
 def parameter_groups(model: DistilCLIP, config: TrainConfig) -> list[dict]:
     """Groups for AdamW, by learning rate and weight decay; what is locked is in none.
 
-    The ViT, the text encoder, and the projections between them have rates of their own. Matrices
+    The ViT, the text encoder, and the captions' projection have rates of their own. Matrices
     decay; norms, biases, position embeddings and the temperature do not.
     """
-    rates = {"vision": config.vision_lr, "text": config.text_lr}
+    rates = {
+        "vision": config.vision_lr,
+        "text": config.text_lr,
+        "text_projection": config.text_projection_lr,
+    }
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -117,7 +122,9 @@ def choose_precision(config: TrainConfig, model: DistilCLIP, device: torch.devic
 
 def _time_vision(model: DistilCLIP, config: TrainConfig, precision: str) -> float:
     """Seconds of one forward and backward of the image side on random pixels: best of 3."""
-    vision, size = model.config.vision, min(config.batch_size, 64)
+    vision = model.config.vision
+    tokens = (vision.image_size // vision.patch_size) ** 2
+    size = min(config.batch_size, max(4, 2048 // tokens))  # enough to see, soon done
     pixels = torch.zeros(size, vision.in_channels, vision.image_size, vision.image_size)
     learning = [p for p in model.parameters() if p.requires_grad]
     seconds = []
@@ -236,6 +243,8 @@ def views(pixels: Tensor, flip: Tensor, config: TrainConfig, generator: torch.Ge
         turn=15 * strength,
         colour=0.1 * strength,  # more would turn a red heart into an orange one
         grey=0.1 * strength,
+        texture=strength,
+        shade=0.6 * strength,
     )
 
 
@@ -317,6 +326,8 @@ def update_average(average: DistilCLIP, model: DistilCLIP, decay: float, step: i
 
 def start_run(config: TrainConfig, device: torch.device, saved: dict | None = None) -> Run:
     """A new model with its optimiser; with a `saved` state, all as it was then."""
+    if device.type == "cpu":
+        keep_freed_memory()
     torch.manual_seed(config.seed)
     model = DistilCLIP(config.model_config())
     model.text.requires_grad_(config.text_lr > 0)

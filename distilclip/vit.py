@@ -182,6 +182,18 @@ def position_waves(side: int, dim: int) -> Tensor:
     return F.pad(torch.cat([columns, rows], dim=1), (0, dim - 4 * quarter))
 
 
+def orthogonal(rows: int, columns: int) -> Tensor:
+    """A random matrix (rows, columns), float64, whose rows or columns, the fewer of them, are
+    unit vectors at right angles.
+
+    In float64: the last digits of a factorisation depend on the number of threads.
+    """
+    tall = torch.randn(max(rows, columns), min(rows, columns)).double()
+    directions, triangle = torch.linalg.qr(tall)
+    directions = directions * triangle.diagonal().sign()
+    return directions if rows >= columns else directions.T
+
+
 def initialise_attention(attention: MultiHeadAttention) -> None:
     """Start a layer of attention so that each token looks at tokens like itself.
 
@@ -191,9 +203,7 @@ def initialise_attention(attention: MultiHeadAttention) -> None:
     matrices, with a little noise.
     """
     dim = attention.output.in_features
-    # In float64: the last digits of a factorisation depend on the number of threads.
-    draws = [torch.randn(dim, dim).double() for _ in range(2)]
-    look, copy = (q * r.diagonal().sign() for q, r in map(torch.linalg.qr, draws))
+    look, copy = orthogonal(dim, dim), orthogonal(dim, dim)
     noise = 0.3 * dim**-0.5 * torch.randn(4 * dim, dim)
     with torch.no_grad():
         attention.qkv.weight.copy_(torch.cat([look, look, 0.4**0.5 * copy]) + noise[: 3 * dim])

@@ -45,9 +45,15 @@ def configure(data: Path, text: Path, out: Path, **changes) -> TrainConfig:
     return TrainConfig(data=str(data), out=str(out), **settings)
 
 
-def work(sender, config: TrainConfig, fault: str = "", at: int = 0) -> None:
-    """Train, with `fault` at its call number `at`; send how it ended, if it ends."""
+def work(
+    sender, config: TrainConfig, fault: str = "", at: int = 0, group: dict[str, str] | None = None
+) -> None:
+    """Train, with `fault` at its call number `at`; send how it ended, if it ends.
+
+    `group` holds what torchrun tells a process of several that train together.
+    """
     torch.set_num_threads(1)
+    os.environ.update(group or {})
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores Ctrl-C
     os.fsync = lambda _: None  # a killed process leaves the system's buffers whole
     checkpoint.SAVE_SECONDS, checkpoint.SAVE_SHARE = 0, 1e9  # save after every step
@@ -86,7 +92,7 @@ def around(owner, name: str, at: int, before=None, after=None) -> None:
     setattr(owner, name, replacement)
 
 
-def count_calls(at: int):
+def count_calls(at: int, action=kill):
     """Kill at the function call number `at` of the whole run, in Python or below; 0: count."""
     calls = 0
 
@@ -94,10 +100,20 @@ def count_calls(at: int):
         nonlocal calls
         calls += 1
         if calls == at:
-            kill()
+            action()
 
     sys.setprofile(count)
     return lambda: calls
+
+
+def interrupt_twice(at: int) -> None:
+    """Ctrl-C after step `at`, and again while the state that this asks for is being saved."""
+
+    def impatient() -> None:
+        interrupt()
+        around(os, "replace", 1, before=interrupt)
+
+    around(torch.optim.AdamW, "step", at, after=impatient)
 
 
 def half_a_file(at: int) -> None:
@@ -166,6 +182,8 @@ def hang(at: int) -> None:
 ADAM = torch.optim.AdamW
 FAULTS = {
     "any call": count_calls,
+    "Ctrl-C at any call": lambda at: count_calls(at, interrupt),
+    "Ctrl-C twice": interrupt_twice,
     "before a rename": lambda at: around(os, "replace", at, before=kill),
     "after a rename": lambda at: around(os, "replace", at, after=kill),
     "half a file": half_a_file,

@@ -23,14 +23,27 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
+import transformers
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from distilclip import ImageIndex, TrainConfig, load_pairs, train
+from distilclip import (
+    DistilCLIP,
+    DistilCLIPConfig,
+    ImageIndex,
+    TextEncoder,
+    TrainConfig,
+    ViT,
+    load_pairs,
+    train,
+    zero_shot_classify,
+)
 from distilclip.cli import main
 from distilclip.data import decode_pixels, pixels_of, square, to_rgb
 from distilclip.hub import find_file, network_is_missing, offline_without_network
+from distilclip.index_files import read_picture
+from distilclip.search import evaluate_retrieval
 from distilclip.sources import SPLITS, clean_captions, decode_image, is_visible, load_hub
 
 FEW = settings(
@@ -172,6 +185,16 @@ def test_unusual_pictures_are_read_rightly(name, tmp_path, small_model):
         assert index.search(image, 1)[0].path == folder / name
 
 
+@pytest.mark.parametrize("name", READABLE)
+def test_every_way_in_sees_the_same_picture(name, tmp_path):
+    (tmp_path / name).write_bytes(READABLE[name][0]())
+    with Image.open(tmp_path / name) as image:
+        given = pixels_of([image], 16)[0].int()
+    kept = square(decode_image({"path": str(tmp_path / name), "bytes": None}), 16)
+    for other in (kept, read_picture(tmp_path / name, 16)):
+        assert (torch.from_numpy(np.array(other)).permute(2, 0, 1) - given).abs().max() <= 3
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_picture_is_refused_in_one_sentence(name, tmp_path, small_model, broken_files):
     folder = captioned(tmp_path / "pictures", {name: broken_files[name]}, count=2)
@@ -236,6 +259,34 @@ def test_a_folder_without_one_whole_picture_is_refused(tmp_path, small_model, br
         with pytest.raises(ValueError, match=r"No captioned pictures|None of the 8 pictures"):
             attempt()
     assert "Skipped 8 of" in caplog.text
+
+
+def test_a_folder_of_oddities_is_trained_on_evaluated_and_searched(
+    tmp_path, tiny_text, broken_files, capsys, caplog
+):
+    """Every readable oddity in one run, and every broken one: refused, or skipped and listed."""
+    odd = {name: make() for name, (make, _, _) in READABLE.items()}
+    folder = captioned(tmp_path / "pictures", odd | broken_files)
+    for name, text in zip(odd, [*TROUBLED_CAPTIONS.values()] * 3, strict=False):
+        (folder / name).with_suffix(".txt").write_text(f"{text}\n{name}\n", encoding="utf-8")
+    run, shape = str(tmp_path / "run"), "--image-size 16 --patch-size 8 --dim 16 --depth 1"
+    command = f"train --out {run} --data {folder} --text-model {tiny_text} --num-heads 2 --epochs 1"
+    commands = [
+        [*command.split(), *shape.split(), "--text-lr", "0.001", "--batch-size", "8"],
+        ["evaluate", run, "--data", str(folder), "--split", "train"],
+        ["search", run, "what is odd", str(folder), "-k", "99"],
+    ]
+    for arguments in commands:
+        assert main(arguments) == 1
+        error = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+        assert len(error) == 1 and is_one_sentence(error[0]), error
+        assert any(name in error[0] for name in broken_files)
+        caplog.clear()
+        assert main([*arguments, "--skip-broken"]) == 0
+        output = capsys.readouterr()
+        told = caplog.text + output.err
+        assert f"Skipped {len(broken_files)} " in told and all(n in told for n in broken_files)
+    assert sum("/pictures/" in line for line in output.out.splitlines()) == len(odd) + 10
 
 
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "I", "F", "I;16")
@@ -307,6 +358,16 @@ def test_unusual_captions_are_read_and_encoded(name, tmp_path, small_model):
     assert captions[0].rsplit(" ", 1)[0] == words
     embeds = small_model.encode_text([*captions, text])
     assert embeds.isfinite().all() and torch.allclose(embeds.norm(dim=1), torch.ones(2))
+
+
+def test_captions_beside_a_picture_must_be_utf8(tmp_path, caplog):
+    folder = captioned(tmp_path, {}, count=4)
+    (folder / "good 2.txt").write_bytes("ein Käfer".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"good 2\.txt is not UTF-8 text") as refused:
+        load_pairs(folder)
+    assert is_one_sentence(str(refused.value))
+    assert sum(map(len, load_pairs(folder, skip_broken=True).values())) == 3
+    assert "Skipped 1 of" in caplog.text and "good 2.txt" in caplog.text
 
 
 @FEW
@@ -592,6 +653,158 @@ def test_fewer_pictures_than_a_batch_are_refused(tmp_path):
     assert is_one_sentence(str(refused.value)) and not (tmp_path / "run").exists()
 
 
+def test_one_picture_is_enough_to_search_and_to_measure(tmp_path, small_model):
+    folder = captioned(tmp_path, {}, count=1)
+    index = ImageIndex.from_folder(small_model, folder)
+    assert [hit.name for hit in index.search("anything", 9)] == ["good 0.png"]
+    rows = datasets.Dataset.from_dict(
+        {"image": [str(folder / "good 0.png")], "captions": [["one"]], "image_id": ["0"]}
+    ).cast_column("image", datasets.Image())
+    assert set(evaluate_retrieval(small_model, rows).values()) == {1.0}
+    assert zero_shot_classify(small_model, list(rows["image"]), ["a cat"]).tolist() == [[1.0]]
+
+
+def test_no_picture_at_all_has_no_vectors_and_no_recall(small_model):
+    rows = load_pairs("emoji")["validation"].select([])
+    with pytest.raises(ValueError, match="at least one image and one text") as refused:
+        evaluate_retrieval(small_model, rows)
+    assert is_one_sentence(str(refused.value))
+    with pytest.raises(ValueError, match="The index is empty"):
+        ImageIndex.from_dataset(small_model, rows).search("a cat")
+    assert small_model.encode_image([]).shape == small_model.encode_text([]).shape == (0, 16)
+    assert zero_shot_classify(small_model, [], ["a cat", "a dog"]).shape == (0, 2)
+
+
+# Models
+
+
+CONFIG_FAULTS = {
+    "another version's setting": {"rotary": True},
+    "a setting of no value": {"temperature": None},
+    "a word for a number": {"embed_dim": "many"},
+    "no list of numbers": {"image_mean": 0.5},
+    "no ViT": {"vision": None},
+    "a list for a ViT": {"vision": [1]},
+    "another version's ViT": {"vision": {"registers": 4}},
+    "a word in the ViT": {"vision": {"depth": "two"}},
+    "no text encoder": {"text_config": 5},
+}
+
+
+@pytest.mark.parametrize("fault", CONFIG_FAULTS)
+def test_a_model_of_another_version_is_refused_in_one_sentence(fault, tmp_path, small_model):
+    small_model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | CONFIG_FAULTS[fault]))
+    with pytest.raises(ValueError, match="damaged, or of another version of distilclip") as refused:
+        DistilCLIP.from_pretrained(tmp_path)
+    assert is_one_sentence(str(refused.value))
+
+
+def test_any_cut_of_a_models_files_is_refused_in_one_sentence(tmp_path, small_model):
+    small_model.save_pretrained(tmp_path)
+    draw = random.Random(0)
+    for name in ("config.json", "model.safetensors"):
+        whole = (tmp_path / name).read_bytes()
+        for size in (0, 1, 7, 8, 9, *draw.sample(range(len(whole) - 2), 12)):
+            (tmp_path / name).write_bytes(whole[:size])
+            with pytest.raises(ValueError, match=re.escape(name)) as refused:
+                DistilCLIP.from_pretrained(tmp_path)
+            assert is_one_sentence(str(refused.value)), refused.value
+        (tmp_path / name).write_bytes(whole)
+    DistilCLIP.from_pretrained(tmp_path)
+
+
+def test_checkpoints_of_other_kinds_are_refused_in_one_sentence(tmp_path):
+    sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3}
+    sizes |= {"intermediate_size": 48}
+    eyes = {"image_size": 32, "patch_size": 16}
+    cases = {
+        "has no biases": (transformers.ViTModel, {**eyes, "qkv_bias": False}, ViT),
+        "with activation 'relu'": (transformers.ViTModel, {**eyes, "hidden_act": "relu"}, ViT),
+        "lacks the tensor": (transformers.ViTModel, eyes, ViT),
+        "GELU activations": (transformers.BertModel, {"hidden_act": "relu"}, TextEncoder),
+    }
+    for number, (message, (kind, settings_, ours)) in enumerate(cases.items()):
+        folder = tmp_path / str(number)
+        kind(kind.config_class(**sizes, **settings_)).save_pretrained(folder)
+        if message == "lacks the tensor":
+            config = json.loads((folder / "config.json").read_text())
+            (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 2}))
+        if ours is TextEncoder:
+            tokenizer = TextEncoder.from_pretrained("minilm").tokenizer
+            tokenizer.save_pretrained(folder)
+        with pytest.raises(ValueError, match=message) as refused:
+            ours.from_pretrained(folder)
+        assert is_one_sentence(str(refused.value)), refused.value
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: DistilCLIPConfig(image_pool="last"), "image_pool must be"),
+        (lambda: DistilCLIPConfig(temperature=0), "temperature must be positive"),
+        (lambda: TextEncoder(None, None, "last"), "pool must be 'cls' or 'mean'"),
+        (lambda: TrainConfig(augmentation=-1), "augmentation must not be negative"),
+        (lambda: train(TrainConfig(device="tpu", out="nowhere")), "Unknown device 'tpu'"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_in_one_sentence(make, message):
+    with pytest.raises(ValueError, match=message) as refused:
+        make()
+    assert is_one_sentence(str(refused.value))
+    assert not Path("nowhere").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here there is one")
+def test_a_gpu_that_is_not_there_is_said(tmp_path, capsys):
+    assert main(["train", "--device", "cuda", "--out", str(tmp_path / "run")]) == 1
+    assert "No CUDA device was found: use --device cpu." in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_names_and_vectors_must_pair_up(small_model):
+    with pytest.raises(ValueError, match="1 names, but 2 vectors"):
+        ImageIndex(small_model, ["a"], torch.zeros(2, 16))
+
+
+def test_links_that_lead_nowhere_are_no_pictures(tmp_path, small_model):
+    folder = captioned(tmp_path, {}, count=2)
+    (folder / "gone.png").symlink_to(folder / "never was.png")
+    assert len(ImageIndex.from_folder(small_model, folder)) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (KeyboardInterrupt("Stopped at step 3 of 9; add --resume."), 130, "Stopped at step 3 of 9"),
+        (KeyboardInterrupt(), 130, "Stopped."),
+        (OSError(28, "No space left on device", "a/file"), 1, "No space left on device: a/file"),
+        (OSError(28, "No space left on device"), 1, "error: No space left on device"),
+        (FloatingPointError("The loss became nan."), 1, "error: The loss became nan."),
+    ],
+)
+def test_whatever_ends_a_command_is_said_in_one_line(error, status, said, monkeypatch, capsys):
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr("distilclip.cli.run_evaluate", fail)
+    assert main(["evaluate", "run"]) == status
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert said in line
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"x": "../y"}}', "\xff"]
+)
+def test_a_list_of_weights_that_is_none_is_refused(content, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    (tmp_path / "model.safetensors.index.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"index\.json") as refused:
+        ViT.from_pretrained(tmp_path)
+    assert is_one_sentence(str(refused.value))
+
+
 # Data sets in parquet
 
 
@@ -620,6 +833,16 @@ def test_bad_rows_of_a_data_set_are_refused_or_skipped(tmp_path, broken_files, c
     rows = rows.cast_column("image", datasets.Image())
     with pytest.raises(ValueError, match="'b': there is no image"):
         decode_pixels(rows, 8, cache=tmp_path / "cache")
+
+
+def test_captions_of_a_data_set_must_be_utf8(tmp_path):
+    """Arrow does not look into the bytes that a writer calls text."""
+    folder = parquet(tmp_path, image=[photograph()] * 4, text=["a", "cafe!", "c", "d"])
+    (file,) = (folder / "data").iterdir()
+    file.write_bytes(file.read_bytes().replace(b"cafe!", b"caf\xe9!"))
+    with pytest.raises(ValueError, match="captions that are not UTF-8 text") as refused:
+        load_pairs(folder)
+    assert is_one_sentence(str(refused.value))
 
 
 def test_a_split_with_nothing_but_broken_rows_is_refused(tmp_path):

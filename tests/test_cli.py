@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from distilclip import ImageIndex, load_pairs
 from distilclip.cli import load_run, main
+from distilclip.search import caption_bank, expand_queries
 
 TINY = [
     "--image-size",
@@ -89,6 +91,19 @@ def model(run):
 def loaded(model, monkeypatch):
     """The run is loaded once: these tests search often."""
     monkeypatch.setattr("distilclip.cli.load_run", lambda name: model)
+
+
+def test_words_can_be_said_in_those_of_known_captions(run, loaded, pictures, capsys):
+    command = ["search", str(run), "the darkest of them", str(pictures), "-k", "20", "--no-cache"]
+    assert main([*command, "--captions", str(pictures)]) == 0
+    found = ranking(capsys.readouterr().out)
+    model = load_run(str(run))
+    bank = caption_bank(model, load_pairs(str(pictures))["train"]["captions"])
+    query = expand_queries(model.encode_text("the darkest of them"), bank)[0]
+    hits = ImageIndex.from_folder(model, pictures, progress=False).search(query, 20)
+    assert found == [Path(hit.name).name for hit in hits]
+    assert main([*command, "--captions", "nowhere"]) == 1
+    assert "Unknown data source 'nowhere'" in capsys.readouterr().err
 
 
 def test_a_picture_can_be_the_question(run, loaded, pictures, tmp_path, capsys):

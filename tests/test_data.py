@@ -11,10 +11,20 @@ import datasets
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from distilclip import augment, load_pairs
-from distilclip.data import TrainingPairs, decode_pixels, pixels_of, seeded, square, to_rgb
+from distilclip.data import (
+    TrainingPairs,
+    decode_pixels,
+    normalise_pixels,
+    pixels_of,
+    restyle,
+    seeded,
+    square,
+    to_rgb,
+)
 from distilclip.scenes import HELD_OUT
 from distilclip.sources import load_scenes
 
@@ -480,3 +490,48 @@ def test_grey_views_have_no_colour():
     pixels = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
     views = augment(pixels, seeded(0), colour=0, grey=1)
     assert (views - views.mean(1, keepdim=True)).abs().max() < 1e-5
+
+
+def test_restyling_by_nothing_is_the_identity():
+    images = torch.rand(5, 3, 16, 16, generator=seeded(1))
+    assert torch.equal(restyle(images, seeded(2), texture=0, shade=0), images)
+
+
+def test_texture_is_a_blend_with_a_convolution_of_the_image_s_own():
+    images = torch.rand(4, 3, 16, 16, generator=seeded(1))
+    views = restyle(images, seeded(2), texture=1, shade=0)
+    generator = seeded(2)
+    kernels = torch.randn(4, 3, 3, 3, 3, generator=generator) / 27**0.5
+    blend = 0.6 * torch.rand(4, generator=generator)
+    for image, view, kernel, share in zip(images, views, kernels, blend, strict=True):
+        padded = F.pad(image[None] - 0.5, (1, 1, 1, 1), mode="replicate")
+        other = F.conv2d(padded, kernel)[0] + 0.5
+        torch.testing.assert_close(view, ((1 - share) * image + share * other).clamp(0, 1))
+
+
+def test_texture_is_given_to_a_share_and_a_seed_decides_which():
+    images = torch.rand(200, 3, 8, 8, generator=seeded(1))
+    views = restyle(images, seeded(3), texture=0.25, shade=0)
+    changed = (views != images).flatten(1).any(dim=1)
+    assert 30 <= changed.sum() <= 70
+    assert torch.equal(views, restyle(images, seeded(3), texture=0.25, shade=0))
+
+
+def test_shade_is_smooth_bounded_and_leaves_white_alone():
+    images = torch.full((6, 3, 32, 32), 0.5)
+    images[:, :, :, :16] = 1.0
+    views = restyle(images, seeded(4), texture=0, shade=0.2)
+    assert torch.equal(views[:, :, :, :16], images[:, :, :, :16])
+    light = views[:, :, :, 16:] - 0.5
+    assert torch.equal(light[:, 0], light[:, 2])  # the same for every colour
+    assert 0.02 < light.abs().max() < 0.3
+    assert light.diff(dim=-2).abs().max() < 0.06  # from one pixel to the next
+    assert len({light[i].mean().item() for i in range(6)}) == 6
+
+
+def test_normalising_bytes_is_normalising_what_they_stand_for():
+    pixels = torch.arange(48, dtype=torch.uint8).view(1, 3, 4, 4) * 5
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
+    expected = normalise_pixels(pixels.float() / 255, mean, std)
+    assert torch.equal(normalise_pixels(pixels, mean, std), expected)
+    assert pixels.dtype == torch.uint8 and pixels.max() == 235  # not changed themselves

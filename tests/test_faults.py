@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import time
 
 import fault_worker
@@ -13,10 +14,14 @@ import pytest
 import torch
 from fault_worker import STEPS, configure
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
-from distilclip import checkpoint
+from distilclip import DistilCLIP, ImageIndex, checkpoint, load_pairs
 from distilclip.checkpoint import STATE_FILE, hold_folder, read_state, uninterrupted
+from distilclip.cli import main
+from distilclip.data import decode_pixels
+from distilclip.index_cache import folder_index
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["distilclip.train", "torch.utils.data"])
@@ -41,7 +46,11 @@ def start(*arguments):
 
 def run(*arguments) -> tuple[str, object]:
     """How a worker ended: ("killed", signal), ("done", calls), or an error's name and text."""
-    process, receiver = start(*arguments)
+    return end_of(*start(*arguments))
+
+
+def end_of(process, receiver) -> tuple[str, object]:
+    """Wait for what `start` started, and say how it ended."""
     try:
         message = receiver.recv()
     except EOFError:
@@ -170,6 +179,25 @@ def test_ctrl_c_saves_a_whole_number_of_steps(whole, config, tmp_path, fault, at
     assert_same(tmp_path / "run", whole[0])
 
 
+@pytest.mark.parametrize("number", range(4))
+def test_ctrl_c_anywhere(whole, config, tmp_path, number):
+    """At a call drawn at random: saved or not begun, the run can always be brought to its end."""
+    at = random.Random(100 + number).randrange(1, int(0.98 * whole[1]))
+    end, _ = run(config(tmp_path / "run"), "Ctrl-C at any call", at)
+    assert end in ("KeyboardInterrupt", "done")  # Python itself drops one that meets a destructor
+    if end != "done":
+        assert go_on(config, tmp_path / "run")[0] == "done"
+    assert_same(tmp_path / "run", whole[0])
+
+
+def test_ctrl_c_again_while_the_state_is_saved(whole, config, tmp_path):
+    assert run(config(tmp_path / "run"), "Ctrl-C twice", 6)[0] == "KeyboardInterrupt"
+    assert not list((tmp_path / "run").glob(".*"))
+    assert read_state(tmp_path / "run", config(tmp_path / "run"))["step"] == 5
+    assert go_on(config, tmp_path / "run")[0] == "done"
+    assert_same(tmp_path / "run", whole[0])
+
+
 def test_ctrl_c_waits_for_the_end_of_a_block():
     done = []
     with pytest.raises(KeyboardInterrupt), uninterrupted():
@@ -237,6 +265,30 @@ def test_two_runs_never_share_a_folder(whole, config, tmp_path):
     assert_same(out, whole[0])
 
 
+def together(config, fault="", at=0):
+    """How two processes that train together end; what happens, happens to the second."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    workers = [
+        start(config, rank * fault, rank * at, group | {"RANK": str(rank)}) for rank in range(2)
+    ]
+    return [end_of(*worker) for worker in workers]
+
+
+def test_a_process_of_two_that_dies_loses_nothing(config, tmp_path):
+    whole = config(tmp_path / "whole")
+    assert [end for end, _ in together(whole)] == ["done", "done"]
+    (first, message), second = together(config(tmp_path / "run"), "before AdamW", 6)
+    assert second == ("killed", 9)
+    assert first == "ConnectionError" and "lost touch" in message and "--resume" in message
+    assert read_state(tmp_path / "run", config(tmp_path / "run"))["step"] in (5, 6)
+    ends = together(config(tmp_path / "run", resume=True))
+    assert [end for end, _ in ends] == ["done", "done"]
+    assert_same(tmp_path / "run", tmp_path / "whole")
+
+
 def test_the_lock_where_the_system_has_none(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "fcntl", None)
     with hold_folder(tmp_path / "run"):
@@ -268,6 +320,17 @@ def test_a_gradient_that_is_no_number_changes_no_weight(whole, config, tmp_path)
     assert_same(tmp_path / "run", whole[0])
 
 
+def test_only_the_state_is_needed_to_go_on(whole, config, tmp_path):
+    """Whatever else a fault has done to the folder is mended from the state."""
+    assert run(config(tmp_path / "run"), "after AdamW", 6) == ("killed", 9)
+    for file in [p for p in (tmp_path / "run").rglob("*") if p.is_file() and p.name != STATE_FILE]:
+        os.truncate(file, file.stat().st_size // 2)
+    (tmp_path / "run" / "metrics.jsonl").unlink(missing_ok=True)
+    assert go_on(config, tmp_path / "run")[0] == "done"
+    assert_same(tmp_path / "run", whole[0])
+    DistilCLIP.from_pretrained(tmp_path / "run")
+
+
 def test_a_truncated_state_is_refused_wherever_it_ends(whole, config, tmp_path):
     out = tmp_path / "run"
     out.mkdir()
@@ -296,3 +359,112 @@ def test_bytes_changed_in_the_header_never_end_in_a_traceback(whole, config, tmp
             read_state(out, config(out))
         except ValueError as error:
             assert str(out) in str(error)
+
+
+# What another version left
+
+
+def rewritten(state, change):
+    """Put a changed description into a state's file."""
+    with safe_open(state, "pt") as opened:
+        description = json.loads(opened.metadata()["state"])
+    change(description)
+    save_file(load_file(state), state, {"state": json.dumps(description)})
+
+
+def test_a_state_of_an_older_version_goes_on(whole, config, tmp_path):
+    assert run(config(tmp_path / "run"), "after AdamW", STEPS // 3 + 1) == ("killed", 9)
+    state = tmp_path / "run" / STATE_FILE
+    assert read_state(tmp_path / "run", config(tmp_path / "run"))["step"] == STEPS // 3
+
+    def age(description):
+        del description["epoch"]  # what the steps of an unfinished epoch added up to
+        for setting in ("vision_model", "flip", "skip_broken"):
+            del description["config"][setting]  # they are what they are by default
+
+    rewritten(state, age)
+    assert go_on(config, tmp_path / "run")[0] == "done"
+    assert_same(tmp_path / "run", whole[0])
+
+
+def test_a_state_of_a_newer_version_is_refused(whole, config, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "run")
+    state = tmp_path / "run" / STATE_FILE
+    rewritten(state, lambda description: description["config"].update(rotary=True))
+    before = state.read_bytes()
+    end, message = run(config(tmp_path / "run", resume=True))
+    assert end == "ValueError" and "cannot be resumed from" in message and "rotary" in message
+    assert state.read_bytes() == before
+
+
+def test_an_index_of_an_older_version_is_built_again(place, small_model, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("distilclip.index_files.INDEX_VERSION", 1)
+    assert folder_index(small_model, place / "data")[1].startswith("40 pictures: 40 embedded")
+    (old,) = tmp_path.rglob("*.safetensors")
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(ValueError, match="is not an index of this version; build it again"):
+        ImageIndex.load(small_model, old)
+    assert folder_index(small_model, place / "data")[1].startswith("40 pictures: 40 embedded")
+    assert folder_index(small_model, place / "data")[1].startswith("40 pictures: 0 embedded")
+
+
+def test_decoded_pictures_of_an_older_version_are_not_used(place, monkeypatch, tmp_path):
+    rows = load_pairs(place / "data")["train"]
+    expected = decode_pixels(rows, 8)
+    with monkeypatch.context() as earlier:
+        earlier.setattr("distilclip.data.CACHE_VERSION", 0)
+        earlier.setattr("distilclip.data.square", lambda _, size: Image.new("RGB", (size, size)))
+        assert not decode_pixels(rows, 8, cache=tmp_path).any()
+    (old,) = tmp_path.iterdir()
+    before = old.read_bytes()
+    assert torch.equal(decode_pixels(rows, 8, cache=tmp_path), expected)
+    assert old.read_bytes() == before and len(list(tmp_path.iterdir())) == 2
+
+
+# The other commands
+
+
+def test_a_picture_older_than_the_one_it_replaces_is_embedded_again(small_model, tmp_path):
+    """Files copied from elsewhere, or a clock set back: any other time is another picture."""
+    (tmp_path / "pictures").mkdir()
+    file = tmp_path / "pictures" / "a.png"
+    for colour, year in (("red", 2040), ("blue", 1990)):
+        Image.new("RGB", (9, 9), colour).save(file)
+        os.utime(file, ((year - 1970) * 31_556_952,) * 2)
+        index, done, problem = folder_index(small_model, file.parent)
+        assert done.startswith("1 pictures: 1 embedded") and problem is None
+        with Image.open(file) as image:
+            assert torch.allclose(index.embeds, small_model.encode_image(image), atol=1e-6)
+
+
+@pytest.mark.parametrize("trouble", ["a full disk", "a file in the way"])
+def test_what_cannot_be_written_is_said_and_nothing_is_lost(
+    trouble, place, whole, tmp_path, monkeypatch, capsys
+):
+    """The pages, sheets and figures of `evaluate` and `search`."""
+    folder = tmp_path / "out"
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    if trouble == "a full disk":
+        folder.mkdir()
+        monkeypatch.setattr("os.fsync", full)
+    else:
+        folder.write_text("before")
+    run_and_data = [str(whole[0]), "--data", str(place / "data")]
+    commands = {
+        "figures.json": ["evaluate", *run_and_data, "--json"],
+        "page.html": ["search", str(whole[0]), "x", str(place / "data"), "--html"],
+        "sheet.png": ["search", str(whole[0]), "x", str(place / "data"), "--png"],
+    }
+    for name, command in commands.items():
+        if folder.is_dir():
+            (folder / name).write_text("before")
+        assert main([*command, str(folder / name)]) == 1
+        (error,) = [x for x in capsys.readouterr().err.splitlines() if "distilclip: error" in x]
+        assert name in error or str(folder) in error
+        files = list(folder.iterdir()) if folder.is_dir() else [folder]
+        assert {file.read_text() for file in files} == {"before"}

@@ -9,6 +9,7 @@ import transformers
 from PIL import Image
 
 from distilclip import DistilCLIP, DistilCLIPConfig, ViTConfig
+from distilclip.model import Projection
 from distilclip.text import TextEncoder
 
 TEXTS = ["a red square", "something blue and rather long to say"]
@@ -197,3 +198,12 @@ def test_pretrained_eyes_at_another_size_are_saved_and_need_not_be_fetched_again
 def test_pretrained_eyes_that_are_nowhere_give_one_sentence(small_text):
     with pytest.raises(FileNotFoundError, match="Cannot get 'nobody/nothing'"):
         DistilCLIP(DistilCLIPConfig(vision_model="nobody/nothing"), small_text)
+
+
+def test_a_projection_starts_as_a_rotation():
+    torch.manual_seed(0)
+    features = torch.randn(6, 12)
+    wider = Projection(12, 20).linear(features)
+    torch.testing.assert_close(wider @ wider.T, features @ features.T)
+    narrower = Projection(12, 5).linear.weight
+    torch.testing.assert_close(narrower @ narrower.T, torch.eye(5))

@@ -18,7 +18,7 @@ from PIL import Image
 from distilclip import DistilCLIP, ImageIndex, retrieval_metrics, zero_shot_classify
 from distilclip.gallery import write_gallery
 from distilclip.index_cache import folder_index, index_file
-from distilclip.search import Hit
+from distilclip.search import Hit, caption_bank, expand_queries
 from distilclip.sources import load_scenes
 
 
@@ -52,6 +52,27 @@ def test_recalls_equal_the_slow_reference(count, captions, chunk, seed):
     texts = torch.randint(-2, 3, (captions, 3)).double()
     ours = retrieval_metrics(images, texts, owners, chunk=chunk)
     assert ours == pytest.approx(slow_recalls(images, texts, owners))
+
+
+def test_a_bank_holds_each_list_of_captions_once(small_model):
+    bank = caption_bank(small_model, [["a cat", "a tom"], ["a dog"], ["a cat", "a tom"]])
+    first = F.normalize(small_model.encode_text(["a cat", "a tom"]).mean(dim=0), dim=0)
+    torch.testing.assert_close(bank, torch.stack([first, small_model.encode_text("a dog")[0]]))
+
+
+def test_an_expanded_query_is_a_weighted_mean_of_the_bank():
+    torch.manual_seed(0)
+    queries, bank = (F.normalize(torch.randn(n, 4), dim=1) for n in (3, 5))
+    for query, expanded in zip(queries, expand_queries(queries, bank, sharpness=7), strict=True):
+        weights = [torch.exp(7 * (query @ known)) for known in bank]
+        mean = sum(weight * known for weight, known in zip(weights, bank, strict=True))
+        torch.testing.assert_close(expanded, mean / mean.norm())
+    # What the bank has no word for is lost, and very sharp weights leave its nearest one.
+    flat = F.pad(bank[:, :2], (0, 2))
+    flat = F.normalize(flat, dim=1)
+    assert expand_queries(queries, flat)[:, 2:].abs().max() == 0
+    nearest = flat[(queries @ flat.T).argmax(dim=1)]
+    torch.testing.assert_close(expand_queries(queries, flat, 1e4), nearest)
 
 
 def clip_benchmark_recalls(images, texts, owners, k):

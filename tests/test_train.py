@@ -19,6 +19,7 @@ from transformers import ViTConfig, ViTModel
 from distilclip import DistilCLIP, TrainConfig, load_pairs, train
 from distilclip.checkpoint import STATE_FILE, read_state
 from distilclip.data import normalise_pixels, seeded
+from distilclip.memory import keep_freed_memory
 from distilclip.train import (
     autocast,
     draw_batch,
@@ -587,3 +588,26 @@ def test_pixels_are_normalised_as_the_model_says(config, tmp_path):
     mean, std = run.model.config.image_mean, run.model.config.image_std
     theirs = run.model.embed_image(normalise_pixels(inputs["pixels"], mean, std))
     torch.testing.assert_close(ours, theirs)
+
+
+def test_the_captions_projection_has_a_rate_of_its_own(small_model):
+    config = TrainConfig(preset="cpu", lr=1e-3, text_projection_lr=2e-5, vision_lr=5e-4)
+    rates = {}
+    for group in parameter_groups(small_model, config):
+        rates |= {id(parameter): group["peak"] for parameter in group["params"]}
+    assert rates[id(small_model.text_projection.linear.weight)] == 2e-5
+    assert rates[id(small_model.image_projection.linear.weight)] == 1e-3
+    assert rates[id(small_model.vision.cls_token)] == 5e-4
+    assert TrainConfig(preset="t4", lr=1e-3).text_projection_lr == 1e-3  # lr where not given
+    with pytest.raises(ValueError, match="text_projection_lr must be positive"):
+        TrainConfig(text_projection_lr=0)
+
+
+def test_memory_is_kept_where_there_is_a_glibc_and_nothing_happens_elsewhere(monkeypatch):
+    asked = []
+    libc = SimpleNamespace(mallopt=lambda name, value: asked.append((name, value)))
+    monkeypatch.setattr("ctypes.CDLL", lambda name: libc)
+    keep_freed_memory()
+    assert asked == [(-4, 0), (-1, 2**31 - 1)]  # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h
+    monkeypatch.setattr("ctypes.CDLL", lambda name: SimpleNamespace())  # no glibc
+    keep_freed_memory()

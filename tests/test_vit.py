@@ -7,7 +7,7 @@ import torch
 import transformers
 
 from distilclip import ViT, ViTConfig
-from distilclip.vit import drop_patches, resample_positions
+from distilclip.vit import drop_patches, orthogonal, resample_positions
 
 
 def save_reference(folder, model_class=transformers.ViTModel, **changes):
@@ -143,3 +143,13 @@ def test_an_image_size_that_the_patches_do_not_divide_is_refused(tmp_path):
     save_reference(tmp_path)
     with pytest.raises(ValueError, match="image_size 30 is not divisible by patch_size 8"):
         ViT.from_pretrained(tmp_path, image_size=30)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(5, 5), (4, 9), (9, 4)])
+def test_orthogonal_directions_are_unit_vectors_at_right_angles(rows, columns):
+    torch.manual_seed(0)
+    matrix = orthogonal(rows, columns)
+    assert matrix.shape == (rows, columns)
+    short = matrix if rows <= columns else matrix.T
+    torch.testing.assert_close(short @ short.T, torch.eye(len(short)).double())
+    assert not torch.equal(matrix, orthogonal(rows, columns))

@@ -35,6 +35,7 @@ COLUMNS = 40
 GALLERY_HITS = 6
 WORD_STEPS = 12  # to a standard deviation of a word's embedding; see `shrink_word_embeddings`
 BLOCK = 64  # this many weights of a matrix share a scale
+SHARPNESS = 30.0  # of `expand_queries`
 
 
 def main() -> None:
@@ -57,7 +58,7 @@ def main() -> None:
 def stamp_of_inputs() -> str:
     """Changes whenever something changes that the files are made from."""
     package = ROOT / "distilclip"
-    code = ("attention", "data", "model", "patches", "share", "text", "vit")
+    code = ("attention", "data", "model", "patches", "search", "share", "text", "vit")
     files = [
         Path(__file__),
         ROOT / "requirements.txt",
@@ -81,9 +82,11 @@ def up_to_date(folder: Path, stamp: str) -> bool:
 def build(folder: Path, stamp: str) -> list[dict]:
     """Fill `folder`; return the ten queries with what the float model finds for each."""
     import datasets
+    import torch
 
     from distilclip import DistilCLIP, load_pairs
     from distilclip.data import decode_pixels
+    from distilclip.search import caption_bank, expand_queries
 
     model = DistilCLIP.from_pretrained("emoji")
     pairs = load_pairs("emoji")
@@ -98,12 +101,16 @@ def build(folder: Path, stamp: str) -> list[dict]:
     whole_numbers, scale = as_int8(embeds)
     write_compressed(folder / "text.onnx.gz", small_text_tower(model, vocabulary))
     write_compressed(folder / "vectors.int8.gz", whole_numbers.tobytes())
+    bank = caption_bank(model, pairs["train"]["captions"])
+    bank_numbers, bank_scale = as_int8(bank.numpy())
+    write_compressed(folder / "bank.int8.gz", bank_numbers.tobytes())
     write_compressed(folder / "vocabulary.txt.gz", "\n".join(vocabulary).encode())
     write_compressed(folder / "pictures.json.gz", json.dumps([labels, new]).encode())
     draw_sheet([row["image"] for row in rows], folder / "pictures.webp")
 
     queries = json.loads((STATIC / "queries.json").read_text())["queries"]
-    scores = model.encode_text(queries).numpy() @ embeds.T
+    expanded = expand_queries(model.encode_text(queries), bank, SHARPNESS)
+    scores = (expanded @ torch.from_numpy(embeds).T).numpy()
     gallery = [
         {
             "query": query,
@@ -124,6 +131,7 @@ def build(folder: Path, stamp: str) -> list[dict]:
         "wasm": wasm,
         "model": folder / "text.onnx.gz",
         "vectors": folder / "vectors.int8.gz",
+        "bank": folder / "bank.int8.gz",
         "vocabulary": folder / "vocabulary.txt.gz",
         "pictures": folder / "pictures.json.gz",
     }
@@ -144,6 +152,9 @@ def build(folder: Path, stamp: str) -> list[dict]:
             "count": len(rows),
             "width": embeds.shape[1],
             "scale": scale,
+            "bank_count": len(bank),
+            "bank_scale": bank_scale,
+            "sharpness": SHARPNESS,
             "max_text_length": model.config.max_text_length,
             "text_parameters": sum(p.numel() for p in model.text.parameters()),
             "train_styles": sorted(set(pairs["train"]["style"])),

@@ -2,7 +2,8 @@
 
 The candidates are the drawings of the `test` split, a style that the model never saw. Four
 sentences are captions of that split, drawn at random, with their own picture framed; the other
-four were written before anyone looked at a result.
+four were written before anyone looked at a result, and are said in the words of the training
+captions first (`expand_queries`).
 """
 
 import random
@@ -13,6 +14,7 @@ import matplotlib.pyplot as plt
 from distilclip import DistilCLIP, load_pairs
 from distilclip.data import decode_pixels
 from distilclip.figures import GREEN, use_book_style
+from distilclip.search import caption_bank, expand_queries
 
 QUERIES = (
     "someone is laughing",
@@ -31,7 +33,10 @@ def main() -> None:
     drawn = random.Random(0).sample(range(len(test)), 4)
     captions = {random.Random(row).choice(test[row]["captions"]): row for row in drawn}
     queries = [*captions, *QUERIES]
-    scores = model.encode_text(queries) @ model.encode_image(pixels).T
+    vectors = model.encode_text(queries)
+    bank = caption_bank(model, load_pairs("emoji")["train"]["captions"])
+    vectors[-len(QUERIES) :] = expand_queries(vectors[-len(QUERIES) :], bank)
+    scores = vectors @ model.encode_image(pixels).T
     columns = 8
     figure, axes = plt.subplots(len(queries), columns, figsize=(8, 9.6))
     figure.set_layout_engine("none")

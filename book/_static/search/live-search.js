@@ -7,7 +7,7 @@
 /* What runs in the worker: text comes in, the nearest pictures go out. */
 function liveSearchWorker(makeWordPiece) {
   "use strict";
-  let ort, session, encode, vectors, settings;
+  let ort, session, encode, vectors, bank, settings;
 
   async function start(pieces) {
     const runtime = new Blob([pieces.runtime], { type: "text/javascript" });
@@ -20,6 +20,7 @@ function liveSearchWorker(makeWordPiece) {
     const vocabulary = new TextDecoder().decode(pieces.vocabulary).split("\n");
     encode = makeWordPiece(vocabulary, settings.max_text_length);
     vectors = new Int8Array(pieces.vectors);
+    bank = new Int8Array(pieces.bank);
   }
 
   async function embed(text) {
@@ -32,16 +33,35 @@ function liveSearchWorker(makeWordPiece) {
     return output.text_embeds.data;
   }
 
+  /* The product of `query` with each of `count` vectors that are stored as whole numbers. */
+  function products(query, table, count, scale) {
+    return Float32Array.from({ length: count }, (_, row) => {
+      const start = row * query.length;
+      let sum = 0;
+      for (let i = 0; i < query.length; i += 1) sum += query[i] * table[start + i];
+      return sum * scale;
+    });
+  }
+
+  /* The query in the words of known captions: `expand_queries` in distilclip/search.py. */
+  function expand(query) {
+    const likeness = products(query, bank, settings.bank_count, settings.bank_scale);
+    const most = likeness.reduce((a, b) => Math.max(a, b));
+    const mean = new Float32Array(query.length);
+    likeness.forEach((cosine, row) => {
+      const weight = Math.exp(settings.sharpness * (cosine - most));
+      for (let i = 0; i < mean.length; i += 1) mean[i] += weight * bank[row * mean.length + i];
+    });
+    const length = Math.hypot(...mean);
+    return mean.map((value) => value / length);
+  }
+
   /* The cosine of the text with every picture, and the `k` largest. */
   async function search(text, k) {
-    const query = await embed(text);
-    const scores = Array.from({ length: settings.count }, (_, row) => {
-      const start = row * settings.width;
-      let sum = 0;
-      for (let i = 0; i < settings.width; i += 1) sum += query[i] * vectors[start + i];
-      return { row, score: sum * settings.scale };
-    });
-    return scores.sort((a, b) => b.score - a.score).slice(0, k);
+    const query = expand(await embed(text));
+    const scores = products(query, vectors, settings.count, settings.scale);
+    const hits = Array.from(scores, (score, row) => ({ row, score }));
+    return hits.sort((a, b) => b.score - a.score).slice(0, k);
   }
 
   onmessage = async ({ data }) => {
