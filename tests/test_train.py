@@ -74,6 +74,7 @@ def config(shapes, tiny_text):
             "epochs": 3,
             "batch_size": 16,
             "lr": 2e-3,
+            "text_projection_lr": 2e-3,
             "augmentation": 0.0,
             "precision": "float32",
             "evaluations": 3,
