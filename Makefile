@@ -27,7 +27,9 @@ test: $(READY) ## set up, check style, run the unit tests and compare every note
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@echo "==> Unit tests, and every notebook against its stored output (pytest, nbval)"
-	$(BIN)/pytest --nbval --nbval-current-env tests notebooks
+	@# A worker a core and a thread a worker: most tests are too small to share among threads.
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile \
+		--nbval --nbval-current-env notebooks tests
 
 check: $(READY) ## look at the rendered book: links, spelling, contrast, keyboard (chromium, npm)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PLAYWRIGHT)
