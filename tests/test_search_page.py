@@ -4,6 +4,7 @@ import gzip
 import importlib.util
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -165,6 +166,18 @@ def test_shrunken_model_finds_what_the_package_finds(files, model, builder):
     for row, scores in zip(gallery, exact @ vectors.T, strict=False):
         assert all(abs(scores[hit["row"]] - hit["score"]) < 1e-2 for hit in row["hits"])
         assert scores.max() < row["hits"][0]["score"] + 1e-2
+
+
+def test_eight_of_the_ten_questions_have_a_fitting_picture_among_the_first_five(files):
+    asked = json.loads((STATIC / "queries.json").read_text())
+    gallery = json.loads((files / "gallery.json").read_text())
+    assert [row["query"] for row in gallery] == asked["queries"] and len(gallery) == 10
+    missed = [
+        row["query"]
+        for row in gallery
+        if not any(re.search(asked["fits"][row["query"]], hit["label"]) for hit in row["hits"][:5])
+    ]
+    assert len(missed) <= 2, missed
 
 
 @needs_node
