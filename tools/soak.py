@@ -377,8 +377,8 @@ def describe_memory(points: list[tuple[float, float]]) -> dict[str, float]:
     return {"count": len(points)} | {name: round(value, 3) for name, value in kept.items()}
 
 
-def soak(minutes: float, seed: int, place: Path, say: Callable[[str], None]) -> dict:
-    """Cycles until the time is over -> the summary."""
+def soak(minutes: float, most: float, seed: int, place: Path, say: Callable[[str], None]) -> dict:
+    """Cycles, `most` of them, until the time is over -> the summary."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
     write_pictures(place / "pictures")
     write_text_encoder(place / "text")
@@ -393,7 +393,7 @@ def soak(minutes: float, seed: int, place: Path, say: Callable[[str], None]) -> 
     )
     started, cycles, held = time.monotonic(), 0, []
     try:
-        while time.monotonic() - started < 60 * minutes:
+        while cycles < most and time.monotonic() - started < 60 * minutes:
             state.cycle(cycles, started)
             steady.stdin.write("\n")
             steady.stdin.flush()
@@ -425,6 +425,7 @@ def soak(minutes: float, seed: int, place: Path, say: Callable[[str], None]) -> 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=120, help="how long (default: 120)")
+    parser.add_argument("--cycles", type=int, default=sys.maxsize, help="at most (default: any)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and kinds of kills")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the summary here too")
     parser.add_argument("--folder", type=Path, help="work here, in a new folder, and keep it")
@@ -436,9 +437,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         place = options.folder or Path(temporary) / "soak"
         place.mkdir(parents=True)
-        summary = soak(
-            options.minutes, options.seed, place, lambda line: print(line, file=sys.stderr)
-        )
+        limits = options.minutes, options.cycles
+        summary = soak(*limits, options.seed, place, lambda line: print(line, file=sys.stderr))
     text = json.dumps(summary, indent=2)
     print(text)
     if options.json:
