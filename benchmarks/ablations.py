@@ -30,15 +30,8 @@ from distilclip.files import write_text
 from distilclip.settings import DEFAULTS, PRESETS
 
 ROOT = Path(__file__).parents[1]
-SMALL = {
-    "text_model": "minilm",
-    "image_size": 48,
-    "patch_size": 8,
-    "dim": 192,
-    "depth": 6,
-    "num_heads": 3,
-    "batch_size": 64,
-}
+SHAPE = ("text_model", "image_size", "patch_size", "dim", "depth", "num_heads")
+SMALL = {name: PRESETS["cpu"][name] for name in SHAPE} | {"batch_size": 64}
 # The recipe of the preset "original", its flaws in the model included, at the same size.
 ORIGINAL = {
     name: value

@@ -159,18 +159,22 @@ class PooledDistilBert(DistilBertModel):
         return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=hidden[:, 0])
 
 
+def transformers_vit(sizes: Sizes, pooler: bool = True) -> ViTModel:
+    """`transformers`' own ViT."""
+    config = ViTConfig(
+        image_size=sizes.image_size,
+        patch_size=sizes.patch_size,
+        hidden_size=sizes.dim,
+        intermediate_size=4 * sizes.dim,
+        num_hidden_layers=sizes.depth,
+        num_attention_heads=sizes.num_heads,
+    )
+    return ViTModel(config, add_pooling_layer=pooler)
+
+
 def dual_encoder(sizes: Sizes, text_folder: Path) -> VisionTextDualEncoderModel:
     """`transformers`' own pairing of a ViT and a DistilBERT."""
-    vision = ViTModel(
-        ViTConfig(
-            image_size=sizes.image_size,
-            patch_size=sizes.patch_size,
-            hidden_size=sizes.dim,
-            intermediate_size=4 * sizes.dim,
-            num_hidden_layers=sizes.depth,
-            num_attention_heads=sizes.num_heads,
-        )
-    )
+    vision = transformers_vit(sizes)
     text = PooledDistilBert.from_pretrained(text_folder)
     config = VisionTextDualEncoderConfig.from_vision_text_configs(
         vision.config, text.config, projection_dim=256

@@ -7,14 +7,13 @@ All in one process, in turn. That all do the same work is checked by their numbe
 """
 
 import argparse
+from functools import partial
 
 import torch
 from peers import allow_peers
-from systems import SMALL, Sizes
+from systems import SMALL, Sizes, transformers_vit
 from timing import in_turn, print_bars, print_table, rates, run
 from torch import nn
-from transformers import ViTConfig as TheirConfig
-from transformers import ViTModel
 
 from distilclip import ViT, ViTConfig
 
@@ -36,18 +35,6 @@ def timm_vit(sizes: Sizes) -> nn.Module:
     return vit
 
 
-def transformers_vit(sizes: Sizes) -> nn.Module:
-    config = TheirConfig(
-        image_size=sizes.image_size,
-        patch_size=sizes.patch_size,
-        hidden_size=sizes.dim,
-        intermediate_size=4 * sizes.dim,
-        num_hidden_layers=sizes.depth,
-        num_attention_heads=sizes.num_heads,
-    )
-    return ViTModel(config, add_pooling_layer=False)
-
-
 def our_vit(sizes: Sizes) -> nn.Module:
     return ViT(
         ViTConfig(sizes.image_size, sizes.patch_size, 3, sizes.dim, sizes.depth, sizes.num_heads)
@@ -57,7 +44,8 @@ def our_vit(sizes: Sizes) -> nn.Module:
 @torch.inference_mode()
 def measure(options: argparse.Namespace) -> dict:
     sizes = SMALL if options.small else Sizes()
-    builders = {"DistilCLIP": our_vit, "timm": timm_vit, "transformers": transformers_vit}
+    theirs = partial(transformers_vit, pooler=False)
+    builders = {"DistilCLIP": our_vit, "timm": timm_vit, "transformers": theirs}
     vits = {name: build(sizes).eval() for name, build in builders.items()}
     counts = {name: sum(p.numel() for p in vit.parameters()) for name, vit in vits.items()}
     if len(set(counts.values())) > 1:
