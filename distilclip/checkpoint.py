@@ -5,6 +5,7 @@ at most the time since the last save. Nothing here is a pickle: safetensors and 
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import datasets
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -52,6 +54,7 @@ class Run:
     scaler: torch.amp.GradScaler
     precision: str
     average: DistilCLIP | None = None
+    data: str = ""  # a hash of the pairs that it is trained on
     step: int = 0
     history: list[dict] = field(default_factory=list)
     epoch: dict = field(default_factory=new_epoch)
@@ -179,6 +182,7 @@ def save_run(run: Run, folder: Path, config: TrainConfig) -> None:
         "step": run.step,
         "precision": run.precision,
         "config": settings,
+        "data": run.data,
         "scaler": run.scaler.state_dict(),
         "history": run.history,
         "epoch": run.epoch,
@@ -219,6 +223,14 @@ def optimized_names(run: Run) -> list[str]:
     """The names of the optimiser's parameters, in its order."""
     names = {parameter: name for name, parameter in run.model.named_parameters()}
     return [names[p] for group in run.optimizer.param_groups for p in group["params"]]
+
+
+def pairs_hash(rows: datasets.Dataset) -> str:
+    """A hash of which pictures a split holds, by their ids, and of what their captions say."""
+    digest = hashlib.sha256()
+    for image_id, captions in zip(rows["image_id"], rows["captions"], strict=True):
+        digest.update(json.dumps([image_id, captions]).encode())
+    return digest.hexdigest()[:32]
 
 
 def read_state(folder: Path, config: TrainConfig) -> dict:

@@ -5,6 +5,7 @@ Every source becomes a `datasets.DatasetDict` with the columns `image`, `caption
 tensors. Built in chapter 7.
 """
 
+import contextlib
 import hashlib
 import math
 import os
@@ -73,7 +74,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Any PIL image as upright RGB, on white where it is transparent."""
     if not isinstance(image, Image.Image):
         raise ValueError(f"Expected a PIL image, got a {type(image).__name__}.")
-    image = ImageOps.exif_transpose(image)
+    image.load()  # a truncated file is an error here, and none of those below
+    with contextlib.suppress(Exception):  # damaged EXIF, of many kinds: nobody knows what is up
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16") or image.mode == "I":  # 16 bits a channel
         image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
@@ -204,14 +207,25 @@ class TrainingPairs:
         self.caption_ids = torch.full((len(pixels), int(self.counts.max())), -1)
         for row, texts in enumerate(captions_of_images):
             self.caption_ids[row, : len(texts)] = torch.tensor([number[text] for text in texts])
+        lengths = torch.tensor([*map(len, self.captions), 2**31])  # the last: of no caption, -1
+        by_length = lengths[self.caption_ids].argsort(dim=1, stable=True)
+        self.sorted_ids = self.caption_ids.gather(1, by_length)
 
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def draw(self, rows: Tensor, generator: torch.Generator) -> Batch:
-        """The images at `rows` (B), with one caption drawn at random for each."""
-        choice = (torch.rand(len(rows), generator=generator) * self.counts[rows]).long()
+    def draw(self, rows: Tensor, generator: torch.Generator, like_length: bool = False) -> Batch:
+        """The images at `rows` (B), with one caption drawn at random for each.
+
+        With `like_length` there is one draw for all: each image's shortest caption, or each one's
+        second, up to the longest. Every caption has the chance that it had, but those of a batch
+        are of like length, and little of it is padding.
+        """
+        draws = torch.rand(len(rows), generator=generator)
         own = self.caption_ids[rows]
+        if like_length:
+            draws, own = draws[0], self.sorted_ids[rows]
+        choice = (draws * self.counts[rows]).long()
         drawn = own.gather(1, choice.unsqueeze(1)).squeeze(1)
         positives = (own.unsqueeze(1) == drawn.view(1, -1, 1)).any(dim=-1)
         return Batch(self.pixels.index_select(0, rows), drawn, positives)

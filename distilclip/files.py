@@ -66,6 +66,23 @@ def remove_leftovers(folder: Path) -> None:
             file.unlink(missing_ok=True)
 
 
+def save_tokenizer(tokenizer, folder: Path) -> None:
+    """Write a tokenizer's files into `folder`, each whole or not at all.
+
+    Its own `save_pretrained` writes over what is there, and a full disk is a bare Exception to it.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        try:
+            tokenizer.save_pretrained(place)
+        except Exception as error:
+            if isinstance(error, OSError):
+                raise
+            raise OSError(f"Cannot write a tokenizer's files to {place}: {error}.") from error
+        for file in sorted(Path(place).iterdir()):
+            content = file.read_bytes()
+            write_whole(folder / file.name, lambda path, content=content: path.write_bytes(content))
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` and a final newline to `path`, whole."""
     write_whole(path, lambda file: file.write_text(text + "\n", encoding="utf-8"))

@@ -15,14 +15,14 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
-from transformers import AutoTokenizer, DistilBertConfig, DistilBertModel
+from transformers import DistilBertConfig, DistilBertModel
 from transformers.utils import ModelOutput
 
 from distilclip.data import normalise_pixels, pixels_of
-from distilclip.files import save_tensors, write_text
+from distilclip.files import save_tensors, save_tokenizer, write_text
 from distilclip.hub import checkpoint_files, find_file, load_file, read_json
 from distilclip.loss import cosines
-from distilclip.text import TextEncoder
+from distilclip.text import TextEncoder, _load_tokenizer
 from distilclip.vit import ViT, ViTConfig, orthogonal
 
 EMOJI_MODEL = Path(__file__).parent / "emoji" / "model"
@@ -213,7 +213,7 @@ class DistilCLIP(nn.Module):
         }
         save_tensors(tensors, folder / "model.safetensors", {"format": "pt"})
         if text_weights:
-            self.text.tokenizer.save_pretrained(folder)
+            save_tokenizer(self.text.tokenizer, folder)
         description = {
             "model_type": "distilclip",
             **asdict(self.config),
@@ -248,7 +248,7 @@ class DistilCLIP(nn.Module):
             text_config = DistilBertConfig.from_dict(text_config)
             text = TextEncoder(
                 DistilBertModel(text_config),
-                AutoTokenizer.from_pretrained(str(folder_or_hub_id), config=text_config),
+                _load_tokenizer(str(folder_or_hub_id), config=text_config),
                 config.text_pool or "cls",
                 config.text_model,
             )

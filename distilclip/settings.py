@@ -95,6 +95,8 @@ class TrainConfig:
       evaluated and saved as the model.
     - `micro_batch` above 0 encodes that many pairs at a time: the gradient of the whole batch in
       the memory of a part (gradient caching, chapter 11).
+    - `sort_captions` draws captions of like length for a batch, where the text encoder is trained:
+      less padding, every caption as often as without.
     - `evaluations` is how often the validation split is measured in a run, the end included.
     - `cache` names a folder that keeps the decoded pictures for the next run; `skip_broken`
       leaves out pictures that cannot be read, with a warning; `tensorboard` writes the curves for
@@ -145,6 +147,7 @@ class TrainConfig:
     micro_batch: int | None = None
     augmentation: float | None = None
     flip: bool | None = None
+    sort_captions: bool | None = None
     evaluations: int | None = None
 
     def __post_init__(self):
@@ -227,6 +230,7 @@ DEFAULTS = {
     "ema": 0.0,
     "micro_batch": 0,
     "flip": False,
+    "sort_captions": False,
     "evaluations": 5,
 }
 

@@ -5,6 +5,7 @@ raises an error whose text says which file, row or column is at fault. With `ski
 picture or caption at fault is left out instead, and every one of them is listed in a warning.
 """
 
+import bisect
 import csv
 import hashlib
 import io
@@ -365,10 +366,17 @@ def report_skipped(skipped: list[str] | None, name: str | Path) -> None:
         LOG.warning("Skipped %d of the pictures in %s:%s", len(skipped), name, lines)
 
 
-def with_all_splits(pairs: datasets.DatasetDict, name: str | Path) -> datasets.DatasetDict:
-    """Draw the splits that are missing from `train`: a tenth each, at least one picture.
+def hash_of_id(image_id: str) -> float:
+    """A number in [0, 1) that depends on a picture's id alone, and looks drawn at random."""
+    return int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:6], "big") / 2**48
 
-    Which pictures is decided by a hash of their ids, so it is the same on every machine.
+
+def with_all_splits(pairs: datasets.DatasetDict, name: str | Path) -> datasets.DatasetDict:
+    """Draw the splits that are missing from `train`: about a tenth each, at least one picture.
+
+    A hash of a picture's own id decides: it falls into the same split on every machine, and also
+    when other pictures join the data set or are left out as broken. (Only where a split would get
+    none, it takes the picture whose hash is nearest.)
     """
     missing = [split for split in ("validation", "test") if split not in pairs]
     if "train" not in pairs:
@@ -383,11 +391,13 @@ def with_all_splits(pairs: datasets.DatasetDict, name: str | Path) -> datasets.D
             f"{name} has {pictures}; at least {len(missing) + 1} are needed to set some aside "
             f"for {' and '.join(missing)}."
         )
-    keys = [hashlib.sha256(image_id.encode()).digest() for image_id in rows["image_id"]]
-    order = sorted(range(len(rows)), key=keys.__getitem__)
-    share = max(1, len(rows) // 10)
-    for split in missing:
-        pairs[split] = rows.select(sorted(order[:share]))
-        order = order[share:]
-    pairs["train"] = rows.select(sorted(order)) if missing else rows
+    places = [hash_of_id(image_id) for image_id in rows["image_id"]]
+    order = sorted(range(len(rows)), key=places.__getitem__)
+    taken = 0
+    for number, split in enumerate(missing, start=1):
+        end = bisect.bisect_left(order, number / 10, key=places.__getitem__)
+        end = min(max(end, taken + 1), len(rows) - 1 - len(missing) + number)
+        pairs[split] = rows.select(sorted(order[taken:end]))
+        taken = end
+    pairs["train"] = rows.select(sorted(order[taken:])) if missing else rows
     return pairs

@@ -149,7 +149,7 @@ class TextEncoder(nn.Module):
         try:
             with offline_without_network(source):
                 config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-                tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+                tokenizer = _load_tokenizer(source)
                 model = _load_text_model(source, config.model_type)
         except OSError:
             raise FileNotFoundError(_missing_text_encoder(name)) from None
@@ -165,6 +165,17 @@ def _checked_text(text: str) -> str:
     except UnicodeEncodeError:
         raise ValueError(f"The text {text!a} holds half a character: no valid Unicode.") from None
     return text
+
+
+def _load_tokenizer(source: str, **options):
+    """The tokenizer at `source`; ValueError where its files are damaged."""
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
+    except OSError:  # it cannot be had
+        raise
+    except Exception as error:  # of every kind, `Exception` itself among them
+        reason = " ".join(str(error).split()).rstrip(".")[:200]
+        raise ValueError(f"The tokenizer in {source} is damaged: {reason}.") from None
 
 
 def _load_text_model(source: str, model_type: str) -> DistilBertModel:

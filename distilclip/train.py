@@ -27,6 +27,7 @@ from distilclip.checkpoint import (
     Run,
     hold_folder,
     new_epoch,
+    pairs_hash,
     read_state,
     restore,
     save_run,
@@ -190,7 +191,8 @@ def draw_batch(
     seed and the step.
     """
     generator = seeded(config.seed, 1, step)  # 1: another stream than the epochs' orders
-    drawn = data.pairs.draw(rows, generator)
+    like_length = config.sort_captions and data.features is None
+    drawn = data.pairs.draw(rows, generator, like_length)
     flip = torch.rand(len(rows), generator=generator) < (0.5 if config.flip else 0)
     rank, world = processes()
     share = slice(rank * len(rows) // world, (rank + 1) * len(rows) // world)
@@ -408,7 +410,14 @@ def train(config: TrainConfig, progress: bool = True) -> TrainResult:
         saved = read_state(folder, config) if config.resume else None
         splits = load_pairs(config.data, config.skip_broken)
         _check_batch(config, splits["train"], world)
+        pairs = pairs_hash(splits["train"])
+        if saved and saved.get("data", pairs) != pairs:
+            raise ValueError(
+                f"The training pairs of {config.data} have changed since the run in {folder} was "
+                "started: put them back as they were, or start a new run in another folder."
+            )
         run = start_run(config, device, saved)
+        run.data = pairs
         data = prepare_data(run.model, splits["train"], config, progress)
         validation = splits["validation"]
         held_out = decode_pixels(validation, config.image_size, config.cache or None, progress)

@@ -5,7 +5,6 @@ chapter 3, after Dosovitskiy et al., "An Image is Worth 16x16 Words" (2021); the
 `transformers`' ViT load into it exactly.
 """
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from distilclip.attention import MultiHeadAttention
-from distilclip.hub import checkpoint_files, load_file
+from distilclip.hub import checkpoint_files, load_file, read_json
 from distilclip.patches import PatchEmbedding
 
 
@@ -241,7 +240,7 @@ def load_vit(
 ) -> ViT:
     """Build `vit_class` from a checkpoint in the layout that `transformers` writes."""
     config_file, *weight_files = checkpoint_files(path_or_hub_id)
-    source = json.loads(config_file.read_text())
+    source = read_json(config_file)
     if source.get("model_type") != "vit" or source.get("hidden_act", "gelu") != "gelu":
         raise ValueError(
             f"{path_or_hub_id} holds a model of type {source.get('model_type')!r} with activation "

@@ -11,6 +11,7 @@ import logging
 import os
 import random
 import re
+import shutil
 import socket
 import struct
 import tempfile
@@ -307,6 +308,23 @@ def test_any_image_becomes_an_upright_square(mode, size, orientation, side):
     assert upright.size == (size[::-1] if orientation in (5, 6, 7, 8) else size)
     assert square(image, side).size == (side, side)
     assert pixels_of([image, image], side).shape == (2, 3, side, side)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+@FEW
+@given(places=st.lists(st.tuples(st.integers(6, 60), st.integers(0, 255)), min_size=1, max_size=3))
+@example(places=[(8, 0xD7)])  # Pillow raises a SyntaxError
+@example(places=[(19, 0x4A), (45, 0x80)])  # and here a struct.error
+def test_damaged_exif_costs_no_more_than_the_rotation(places):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "maker"
+    content = bytearray(exif.tobytes())
+    for place, value in places:
+        content[place % len(content)] = value
+    with Image.open(
+        io.BytesIO(encoded(Image.new("RGB", (8, 4)), "PNG", exif=bytes(content)))
+    ) as image:
+        assert to_rgb(image).size in ((8, 4), (4, 8))
 
 
 @FEW
@@ -638,6 +656,19 @@ def test_drawn_splits_share_out_every_picture_once(count):
         assert len(ids) == len(set(ids)) == count and all(map(len, pairs.values()))
 
 
+@pytest.mark.parametrize("broken", [1, 5])
+def test_a_broken_picture_moves_no_other_into_another_split(broken, tmp_path):
+    """What one run trained on, no later reading of the folder may call its test pictures."""
+    folder = captioned(tmp_path, {}, count=60)
+    whole = {split: set(rows["image_id"]) for split, rows in load_pairs(folder).items()}
+    assert min(map(len, whole.values())) > broken
+    for number in range(broken):
+        (folder / f"good {number}.png").write_bytes(b"")
+    left = {s: set(r["image_id"]) for s, r in load_pairs(folder, skip_broken=True).items()}
+    assert sum(map(len, left.values())) == 60 - broken
+    assert all(left[split] <= whole[split] for split in whole)
+
+
 def test_an_empty_split_is_refused(tmp_path):
     captioned(tmp_path / "train", {}, count=4)
     (tmp_path / "test").mkdir()
@@ -704,15 +735,29 @@ def test_a_model_of_another_version_is_refused_in_one_sentence(fault, tmp_path, 
 def test_any_cut_of_a_models_files_is_refused_in_one_sentence(tmp_path, small_model):
     small_model.save_pretrained(tmp_path)
     draw = random.Random(0)
-    for name in ("config.json", "model.safetensors"):
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
         whole = (tmp_path / name).read_bytes()
         for size in (0, 1, 7, 8, 9, *draw.sample(range(len(whole) - 2), 12)):
             (tmp_path / name).write_bytes(whole[:size])
-            with pytest.raises(ValueError, match=re.escape(name)) as refused:
+            fault = r"The tokenizer in .* is damaged" if "tokenizer" in name else re.escape(name)
+            with pytest.raises(ValueError, match=fault) as refused:
                 DistilCLIP.from_pretrained(tmp_path)
             assert is_one_sentence(str(refused.value)), refused.value
         (tmp_path / name).write_bytes(whole)
     DistilCLIP.from_pretrained(tmp_path)
+
+
+def test_damaged_checkpoints_are_refused_in_one_sentence(tmp_path, tiny_text):
+    text, vit = tmp_path / "text", tmp_path / "vit"
+    shutil.copytree(tiny_text, text)
+    (text / "tokenizer.json").write_text('{"version": "1.0", "truncation": {"stride": 0}}')
+    vit.mkdir()
+    (vit / "model.safetensors").touch()
+    (vit / "config.json").write_text('{"model_type": "vi')
+    for load, folder in ((TextEncoder.from_pretrained, text), (ViT.from_pretrained, vit)):
+        with pytest.raises(ValueError, match="is damaged") as refused:
+            load(folder)
+        assert is_one_sentence(str(refused.value)) and str(folder) in str(refused.value)
 
 
 def test_checkpoints_of_other_kinds_are_refused_in_one_sentence(tmp_path):

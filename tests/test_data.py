@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+from collections import Counter
 
 import datasets
 import numpy as np
@@ -25,7 +26,7 @@ from distilclip.data import (
     square,
     to_rgb,
 )
-from distilclip.scenes import HELD_OUT
+from distilclip.scenes import HELD_OUT, draw_scenes
 from distilclip.sources import load_scenes
 
 COLUMNS = {"image", "captions", "image_id"}
@@ -461,6 +462,33 @@ def test_a_drawn_caption_is_one_of_the_images_own():
             assert batch.positives[row].tolist() == [text in own for text in drawn]
         assert batch.positives.diagonal().all()
     assert seen == {(row, text) for row, own in enumerate(captions) for text in own}
+
+
+def test_captions_of_like_length_are_drawn_as_often_and_padded_less():
+    rows = draw_scenes(64, "lengths", image_size=8)
+    pairs = TrainingPairs(torch.zeros(64, 3, 8, 8), [row["captions"] for row in rows])
+    lengths = torch.tensor(list(map(len, pairs.captions))).float()
+    everyone, counts, waste = torch.arange(64), Counter(), Counter()
+    for step in range(400):
+        for like_length in (False, True):
+            batch = pairs.draw(everyone, seeded(step), like_length)
+            assert batch.positives.diagonal().all()  # each caption is its image's own
+            drawn = lengths[batch.caption_ids]
+            waste[like_length] += 1 - (drawn.mean() / drawn.max()).item()
+        counts.update(zip(everyone.tolist(), batch.caption_ids.tolist(), strict=True))
+    assert waste[True] < 0.5 * waste[False]
+    for row, captions in enumerate(rows):
+        for text in set(captions["captions"]):
+            share = counts[row, pairs.captions.index(text)] / 400
+            assert share == pytest.approx(captions["captions"].count(text) / 5, abs=0.08)
+
+
+def test_like_length_draws_only_captions_that_are_there():
+    pairs = TrainingPairs(torch.zeros(2, 1, 1, 1), [["aaa", "b"], ["cc"]])
+    drawn = {
+        tuple(pairs.draw(torch.arange(2), seeded(n), True).caption_ids.tolist()) for n in range(20)
+    }
+    assert {tuple(pairs.captions[i] for i in ids) for ids in drawn} == {("b", "cc"), ("aaa", "cc")}
 
 
 def test_epochs_are_shuffled_and_follow_from_the_seed():

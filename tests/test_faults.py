@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import resource
 import shutil
 import signal
 import socket
@@ -16,8 +17,17 @@ from fault_worker import STEPS, configure
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from transformers import DistilBertConfig, DistilBertModel
 
-from distilclip import DistilCLIP, ImageIndex, checkpoint, load_pairs
+from distilclip import (
+    DistilCLIP,
+    DistilCLIPConfig,
+    ImageIndex,
+    TextEncoder,
+    ViTConfig,
+    checkpoint,
+    load_pairs,
+)
 from distilclip.checkpoint import STATE_FILE, hold_folder, read_state, uninterrupted
 from distilclip.cli import main
 from distilclip.data import decode_pixels
@@ -228,6 +238,28 @@ def test_a_full_disk_leaves_the_last_state(whole, config, tmp_path):
     assert read_state(tmp_path / "run", config(tmp_path / "run"))["step"] == 5
     assert go_on(config, tmp_path / "run")[0] == "done"
     assert_same(tmp_path / "run", whole[0])
+
+
+@pytest.mark.parametrize("room", [1000, 100_000, 600_000])
+def test_a_full_disk_leaves_every_file_whole(room, small_text, tmp_path):
+    """Whichever of a model's files meets the end: the weights, or the tokenizer's."""
+    torch.manual_seed(0)
+    sizes = {"dim": 4, "n_layers": 1, "n_heads": 2, "hidden_dim": 8}
+    vocabulary = len(small_text.tokenizer)
+    narrow = DistilBertModel(DistilBertConfig(vocab_size=vocabulary, **sizes))
+    config = DistilCLIPConfig(vision=ViTConfig(16, 8, dim=16, depth=1, num_heads=2), embed_dim=8)
+    model = DistilCLIP(config, TextEncoder(narrow, small_text.tokenizer))
+    model.save_pretrained(tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    assert len(before["model.safetensors"]) < 600_000 < len(before["tokenizer.json"])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+        with pytest.raises(OSError, match="Cannot write"):
+            model.save_pretrained(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 def test_a_folder_that_cannot_be_written_to(config, place, tmp_path):

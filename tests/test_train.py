@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -160,6 +161,22 @@ def test_a_resumed_run_ends_with_the_same_weights(config, tmp_path, monkeypatch,
     states = [read_state(tmp_path / d, config(tmp_path, **changes)) for d in ("whole", "part")]
     assert states[0]["scaler"] == states[1]["scaler"]
     assert bool(states[0]["scaler"]) == (changes.get("precision") == "float16")
+
+
+def test_a_run_is_not_resumed_on_other_pairs(config, shapes, tmp_path):
+    folder = tmp_path / "shapes"
+    shutil.copytree(shapes, folder)
+    first = train(config(tmp_path / "run", data=str(folder)), progress=False)
+    state = (tmp_path / "run" / STATE_FILE).read_bytes()
+    rest = {"data": str(folder), "resume": True}
+    caption = folder / Path(load_pairs(folder)["train"]["image_id"][0]).with_suffix(".txt")
+    before = caption.read_text()
+    caption.write_text("something else")
+    with pytest.raises(ValueError, match=r"The training pairs of .* have changed"):
+        train(config(tmp_path / "run", **rest), progress=False)
+    assert (tmp_path / "run" / STATE_FILE).read_bytes() == state
+    caption.write_text(before)
+    assert train(config(tmp_path / "run", **rest), progress=False).metrics == first.metrics
 
 
 def test_a_finished_run_resumes_to_itself(config, tmp_path):
