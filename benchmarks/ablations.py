@@ -42,7 +42,7 @@ ORIGINAL = {
     name: value
     for name, value in (DEFAULTS | PRESETS["original"]).items()
     if name not in SMALL and name not in ("epochs", "evaluations")
-}
+} | {"text_projection_lr": PRESETS["original"]["lr"]}
 
 
 def variants() -> dict[str, dict]:
@@ -51,8 +51,8 @@ def variants() -> dict[str, dict]:
     return {
         "as it is": {},
         "original recipe": ORIGINAL,
-        "one rate, the text's": {"lr": recipe.text_lr},
-        "one rate, the image's": {"text_lr": recipe.lr},
+        "one rate, the text's": {"lr": recipe.text_lr, "text_projection_lr": recipe.text_lr},
+        "one rate, the image's": {"text_lr": recipe.lr, "text_projection_lr": recipe.lr},
         "text encoder locked": {"text_lr": 0.0},
         "no warm-up": {"warmup": 0.0},
         "no weight decay": {"weight_decay": 0.0},
@@ -64,9 +64,9 @@ def variants() -> dict[str, dict]:
         "fixed temperature": {"learn_temperature": False},
         "captions of any length in a batch": {"sort_captions": not recipe.sort_captions},
         "moving average of weights": {"ema": 0.0 if recipe.ema else 0.995},
-        "patch dropout, one half": {"patch_dropout": 0.0 if recipe.patch_dropout else 0.5},
+        "all of the patches": {"patch_dropout": 0.0},
         "first token, not the mean": {"image_pool": "first"},
-        "mean of the patches": {"image_pool": "mean"},
+        "projection at the image's rate": {"text_projection_lr": recipe.lr},
     }
 
 

@@ -38,14 +38,18 @@ PRESETS = {
         "dim": 384,
         "depth": 12,
         "num_heads": 6,
+        "patch_dropout": 0.5,
+        "image_pool": "mean",
         "text_lr": 3e-5,
         "epochs": 25,
         "batch_size": 128,
         "lr": 5e-4,
+        "text_projection_lr": 1e-5,
         "weight_decay": 0.1,
         "warmup": 0.1,
         "augmentation": 0.5,
         "flip": True,
+        "sort_captions": True,
     },
     # The system that this book starts from, with its flaws.
     "original": {

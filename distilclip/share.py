@@ -27,7 +27,7 @@ from transformers.image_transforms import to_pil_image
 from transformers.image_utils import make_flat_list_of_images
 
 from distilclip.data import HUB_SOURCES, normalise_pixels, pixels_of
-from distilclip.files import write_text, write_whole
+from distilclip.files import save_tokenizer, write_text, write_whole
 from distilclip.hub import find_file, looks_like_hub_id, network_is_missing
 from distilclip.model import DistilCLIP, DistilCLIPConfig, DistilCLIPOutput
 from distilclip.text import MINILM_HUB_ID, _resolve_text_name
@@ -119,7 +119,7 @@ def export_onnx(model: DistilCLIP, folder: str | Path) -> Path:
         )
     finally:
         model.train(was_training)
-    model.text.tokenizer.save_pretrained(folder)
+    save_tokenizer(model.text.tokenizer, folder)
     description = {
         "images": "the middle square, resized to image_size (bicubic), as floats in [0, 1]",
         "texts": "tokenizer.json, cut to max_text_length tokens",

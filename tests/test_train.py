@@ -616,7 +616,7 @@ def test_the_captions_projection_has_a_rate_of_its_own(small_model):
     assert rates[id(small_model.text_projection.linear.weight)] == 2e-5
     assert rates[id(small_model.image_projection.linear.weight)] == 1e-3
     assert rates[id(small_model.vision.cls_token)] == 5e-4
-    assert TrainConfig(preset="t4", lr=1e-3).text_projection_lr == 1e-3  # lr where not given
+    assert TrainConfig(preset="original", lr=1e-3).text_projection_lr == 1e-3  # where not given
     with pytest.raises(ValueError, match="text_projection_lr must be positive"):
         TrainConfig(text_projection_lr=0)
 

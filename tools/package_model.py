@@ -1,50 +1,74 @@
-"""Put a run's model into the package and its figures into the book (authors only).
+"""Put a run's figures into the book and its model into the package (authors only).
 
-    python tools/package_model.py runs/emoji "two cores of an Intel Xeon, no GPU"
+    python tools/package_model.py runs/emoji emoji_cpu "two cores of an Intel Xeon, no GPU"
+    python tools/package_model.py runs/long emoji_long "one core of an Intel Xeon" --figures-only
 
-Writes the image side and the projections, in float16, to distilclip/emoji/model/, and the run's
-command, curves and figures to book/results/emoji_cpu.json.
+Writes the run's command, curves and figures to book/results/NAME.json and, unless only those are
+asked for, the image side and the projections, in float16, to distilclip/emoji/model/.
 """
 
+import argparse
 import json
-import sys
 import tomllib
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
-from distilclip import DistilCLIP
+from distilclip import DistilCLIP, TrainConfig
 from distilclip.files import save_tensors, write_text
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "distilclip" / "emoji" / "model"
 
 
-def main() -> None:
-    run, device = Path(sys.argv[1]), sys.argv[2]
-    DistilCLIP.from_pretrained(run).save_pretrained(FOLDER, text_weights=False)
-    weights = load_file(FOLDER / "model.safetensors")
-    halves = {name: tensor.to(torch.float16) for name, tensor in weights.items()}
-    save_tensors(halves, FOLDER / "model.safetensors", {"format": "pt"})
+def command_of(settings: dict) -> str:
+    """The command that starts a run with these settings: what differs from its preset."""
+    preset = asdict(TrainConfig(preset=settings["preset"]))
+    changes = {name: value for name, value in settings.items() if value != preset[name]}
+    if changes.get("vision_lr") == changes.get("lr"):  # it follows lr where it is not given
+        changes.pop("vision_lr", None)
+    options = [f"--{name.replace('_', '-')} {value}" for name, value in changes.items()]
+    start = f"distilclip train --data {settings['data']} --preset {settings['preset']}"
+    return " ".join([start, *options])
 
-    history = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path, help="the folder of a run that has ended")
+    parser.add_argument("name", help="of the results' file")
+    parser.add_argument("device", help="the machine, in words")
+    parser.add_argument("--figures-only", action="store_true", help="leave the package's model")
+    options = parser.parse_args()
+    history = (options.run / "metrics.jsonl").read_text().splitlines()
+    history = [json.loads(line) for line in history]
     epochs = [line for line in history if line["kind"] == "epoch"]
-    settings = json.loads((run / "train_config.json").read_text())
+    final = [line for line in history if line["kind"] == "final"]
+    if not final:
+        raise SystemExit(f"The run in {options.run} has not ended: it has no final figures.")
+    settings = json.loads((options.run / "train_config.json").read_text())
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     results = {
-        "command": "distilclip train --data emoji --preset cpu",
+        "command": command_of(settings),
         "version": version,
         "date": date.today().isoformat(),
-        "device": device,
+        "device": options.device,
         "seed": settings["seed"],
         "settings": settings,
         "training_seconds": round(sum(line["seconds"] for line in epochs)),
         "loss_by_epoch": [round(line["loss"], 4) for line in epochs],
-        "final": [line for line in history if line["kind"] == "final"],
+        "evaluations": [line for line in history if line["kind"] == "evaluation"],
+        "final": final,
     }
-    write_text(ROOT / "book" / "results" / "emoji_cpu.json", json.dumps(results, indent=1))
+    write_text(ROOT / "book/results" / f"{options.name}.json", json.dumps(results, indent=1) + "\n")
+    if options.figures_only:
+        return
+    DistilCLIP.from_pretrained(options.run).save_pretrained(FOLDER, text_weights=False)
+    weights = load_file(FOLDER / "model.safetensors")
+    halves = {name: tensor.to(torch.float16) for name, tensor in weights.items()}
+    save_tensors(halves, FOLDER / "model.safetensors", {"format": "pt"})
     print((FOLDER / "model.safetensors").stat().st_size, "bytes of weights")
 
 

@@ -25,7 +25,8 @@ TOOLS = ("hypothesis", "nbformat", "pytest", "pyyaml", "setuptools")  # what the
 NOTEBOOK_TOOLS = ("ipykernel", "nbval")
 EXTRAS = ("faiss", "onnx")  # optional parts that have tests
 # About the repository's files, whatever the versions.
-BOOK_TESTS = ("test_benchmarks.py", "test_book.py", "test_check_book.py", "test_search_page.py")
+BOOK_TESTS = ("test_benchmarks.py", "test_benchmarks_training.py", "test_book.py")
+BOOK_TESTS += ("test_check_book.py", "test_search_page.py")
 
 
 def wanted(which: str, torch: str | None = None) -> list[str]:

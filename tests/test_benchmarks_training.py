@@ -1,0 +1,64 @@
+"""The benchmarks about training count and time what they say."""
+
+import itertools
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from transformers import DistilBertConfig, DistilBertModel
+
+from distilclip import TrainConfig, ViTConfig
+from distilclip.train import train_epoch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import ablations
+import t4_memory
+import time_to_recall
+
+VISION = ViTConfig(32, 8, dim=64, depth=2, num_heads=2)
+TEXT = DistilBertConfig(vocab_size=100, dim=64, hidden_dim=256, n_layers=1, n_heads=2)
+
+
+def test_counted_memory_is_that_of_the_weights_and_grows_with_the_batch():
+    kinds = [t4_memory.count(batch, 8, VISION, TEXT) for batch in (128, 256, 384)]
+    text = sum(p.numel() for p in DistilBertModel(TEXT).parameters())
+    expected = 4 * text / 2**30
+    assert all(line["param"] == kinds[0]["param"] > expected for line in kinds)
+    assert kinds[0]["opt"] == pytest.approx(2 * kinds[0]["param"], abs=2e-3)  # AdamW's moments
+    growth = [b["total"] - a["total"] for a, b in itertools.pairwise(kinds)]
+    assert growth[0] == pytest.approx(growth[1], rel=0.1) and growth[0] > 0
+
+
+def test_epochs_are_timed_by_what_the_processor_does(monkeypatch):
+    module = sys.modules["distilclip.train"]
+
+    def lazy_epoch(work: float, rest: float) -> None:
+        start = time.process_time()
+        while time.process_time() - start < work:
+            pass
+        time.sleep(rest)
+
+    monkeypatch.setattr(module, "train_epoch", lazy_epoch)
+    monkeypatch.setattr(ablations.torch, "get_num_threads", lambda: 2)
+    with ablations.timed_epochs() as seconds:
+        module.train_epoch(0.2, 0.3)
+        module.train_epoch(0.1, 0.3)
+    assert seconds == pytest.approx([0.1, 0.05], abs=0.04)
+    assert module.train_epoch is lazy_epoch is not train_epoch
+
+
+def test_every_ablation_is_a_recipe_of_its_own():
+    configurations = [str(ablations.configure(c, 0, 1, "")) for c in ablations.variants().values()]
+    assert len(set(configurations)) == len(configurations)
+    original = ablations.configure(ablations.ORIGINAL, 0, 1, "")
+    assert original.lr == original.text_lr == original.text_projection_lr == 5e-5
+    assert not original.sort_captions and original.pad_to_max_length and not original.patch_dropout
+
+
+@pytest.mark.parametrize("recipe", time_to_recall.PEERS.values(), ids=list(time_to_recall.PEERS))
+def test_a_peer_s_recipe_trains_everything_at_one_rate(recipe):
+    config = TrainConfig(**recipe)
+    rates = {config.lr, config.text_lr, config.vision_lr, config.text_projection_lr}
+    assert len(rates) == 1 and not config.patch_dropout and not config.mask_positives
