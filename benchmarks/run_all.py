@@ -24,6 +24,7 @@ BENCHMARKS = (
     "pipeline",
     "loop_overhead",
     "freed_memory",
+    "growth",
 )
 
 

@@ -1,15 +1,20 @@
 """The book and the package are one: same code, same addresses, and every picture described."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import IPython.display
+import jupytext
+import matplotlib.pyplot as plt
 import nbformat
 import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+RESULTS = json.loads((ROOT / "book" / "results" / "bench.json").read_text())
 MIRROR = [sys.executable, str(ROOT / "tools" / "mirror.py"), "--check"]
 
 
@@ -53,6 +58,34 @@ def test_notebooks_are_complete(path):
     ignored = [c for c in with_output if "nbval-ignore-output" in c.metadata.get("tags", [])]
     assert len(ignored) <= 0.1 * len(with_output)
     assert not any("nbval-skip" in cell.metadata.get("tags", []) for cell in code)
+
+
+@pytest.mark.parametrize("stored", [RESULTS, {}], ids=["all", "nothing"])
+def test_the_page_of_costs_shows_whatever_is_stored(stored, tmp_path, monkeypatch):
+    (tmp_path / "results").mkdir()
+    if stored:
+        (tmp_path / "results" / "bench.json").write_text(json.dumps(stored))
+    said, figures = [], []
+    plt.switch_backend("agg")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(IPython.display, "display", lambda text: said.append(text.data))
+    monkeypatch.setattr(plt, "show", lambda: figures.append(plt.gcf()))
+    page = jupytext.reads((ROOT / "book" / "costs.md").read_text(), fmt="md:myst")
+    names = {}
+    for cell in page.cells:
+        if cell.cell_type == "code":
+            before = len(figures)
+            exec(cell.source, names)
+            described = cell.metadata.get("mystnb", {}).get("image", {}).get("alt")
+            assert described or len(figures) == before, f"no alt text: {cell.source[:60]}"
+    plt.close("all")
+    shown = {"training_step": 1, "vit_forward": 1, "growth": 6}
+    assert len(figures) == sum(count for name, count in shown.items() if name in stored)
+    wanted = {*shown, "where_time_goes", "loop_overhead", "pipeline"}
+    missing = [text for text in said if "has not been measured here yet" in text]
+    assert len(missing) == len(wanted - stored.keys())
+    for name in wanted & stored.keys():
+        assert any(stored[name]["device"] in text and f"`{name}.py`" in text for text in said)
 
 
 def test_every_notebook_and_page_is_in_the_table_of_contents():
