@@ -19,8 +19,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; what a user can cause ends in one sentence and a non-zero status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = build_parser(arguments).parse_args(arguments)
-    quieten_libraries()
     try:
+        quieten_libraries()  # imports them, which takes seconds: Ctrl-C may come here, too
         options.run(options)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read our output, such as `head`, has had enough

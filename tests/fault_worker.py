@@ -36,7 +36,7 @@ SETTINGS = {
     "precision": "float32",
     "evaluations": 3,
 }
-STEPS = 12  # three epochs of four batches
+STEPS = 9  # three epochs of three batches
 
 
 def configure(data: Path, text: Path, out: Path, **changes) -> TrainConfig:

@@ -100,7 +100,7 @@ def test_learning_starts_at_ln_n_and_learns(shapes, config, tmp_path):
     curve = losses(result.history)
     assert len(curve) == 40
     # With random towers a batch of 16 is a guess among 16.
-    assert curve[0] == pytest.approx(math.log(16), abs=0.6)
+    assert curve[0] == pytest.approx(math.log(16), abs=0.8)
     assert curve[-1] < 0.7 * math.log(16)
     test = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert test["split"] == "test" and test["t2i_r5"] == result.metrics["test"]["t2i_r5"]
