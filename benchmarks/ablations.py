@@ -5,11 +5,11 @@
 
 Every run trains the same small model (the preset `cpu`'s shape, MiniLM as text encoder) on
 `emoji`; only the recipe differs. By default all runs take the same number of steps; with
-`--seconds` each one gets as many epochs as fit into that time, timed on its first. Seconds are
-those of the processors in the training loop, divided by the threads: other work on the machine
-takes none of them. The recalls of every run go to book/results/ablations.json at once, with seed,
-split, device, date and command: a run that is there already is not made again, so the command can
-be stopped at any time and given again.
+`--seconds` each one gets as many epochs as fit into that time, timed on two. Seconds are those of
+the processors in the training loop and in what prepares its data, divided by the threads: other
+work on the machine takes none of them. The recalls of every run go to book/results/ablations.json
+at once, with seed, split, device, date and command: a run that is there already is not made again,
+so the command can be stopped at any time and given again.
 """
 
 import argparse
@@ -23,12 +23,13 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 from unittest.mock import patch
 
 import torch
+from timing import commit
 
 from distilclip import TrainConfig, train
 from distilclip.files import write_text
@@ -54,15 +55,17 @@ def variants() -> dict[str, dict]:
         "one rate, the text's": {"lr": recipe.text_lr, "text_projection_lr": recipe.text_lr},
         "one rate, the image's": {"text_lr": recipe.lr, "text_projection_lr": recipe.lr},
         "text encoder locked": {"text_lr": 0.0},
+        "text learns from the start": {"text_start": 0.0},
         "no warm-up": {"warmup": 0.0},
         "no weight decay": {"weight_decay": 0.0},
         "no clipping": {"clip_gradient": 0.0},
         "beta2 0.999": {"beta2": 0.999},
         "no augmentation": {"augmentation": 0.0, "flip": False},
+        "twice the augmentation": {"augmentation": 2 * recipe.augmentation},
         "no mirroring": {"flip": False},
         "no positives mask": {"mask_positives": False},
         "fixed temperature": {"learn_temperature": False},
-        "captions of any length in a batch": {"sort_captions": not recipe.sort_captions},
+        "captions of any length": {"sort_captions": not recipe.sort_captions},
         "moving average of weights": {"ema": 0.0 if recipe.ema else 0.995},
         "all of the patches": {"patch_dropout": 0.0},
         "first token, not the mean": {"image_pool": "first"},
@@ -78,16 +81,25 @@ def configure(changes: dict, seed: int, epochs: int, out: str) -> TrainConfig:
 
 @contextlib.contextmanager
 def timed_epochs() -> Iterator[list[float]]:
-    """The processors' seconds of each epoch that is trained in the block, a thread's share."""
+    """The processors' seconds of training in the block, a thread's share.
+
+    First those of preparing the data, the features of captions included where they are computed
+    ahead, then those of each epoch.
+    """
     module, seconds = importlib.import_module("distilclip.train"), []
-    train_epoch = module.train_epoch
 
-    def timed(*arguments) -> None:
-        start = time.process_time()
-        train_epoch(*arguments)
-        seconds.append((time.process_time() - start) / torch.get_num_threads())
+    def timed(function: Callable) -> Callable:
+        def call(*arguments):
+            start = time.process_time()
+            result = function(*arguments)
+            seconds.append((time.process_time() - start) / torch.get_num_threads())
+            return result
 
-    with patch.object(module, "train_epoch", timed):
+        return call
+
+    with contextlib.ExitStack() as stack:
+        for name in ("prepare_data", "train_epoch"):
+            stack.enter_context(patch.object(module, name, timed(getattr(module, name))))
         yield seconds
 
 
@@ -100,6 +112,7 @@ def measure(changes: dict, seed: int, epochs: int) -> dict:
         "epochs": epochs,
         "steps": lines[-1]["step"],
         "seconds": round(sum(seconds), 1),
+        "preparing": round(seconds[0], 1),
         "precision": lines[-1]["precision"],
         "loss": round(lines[-1]["loss"], 4),
         "metrics": result.metrics,
@@ -107,8 +120,13 @@ def measure(changes: dict, seed: int, epochs: int) -> dict:
 
 
 def fitting_epochs(changes: dict, seconds: float) -> int:
-    """How many epochs of this recipe fit into a time: one is made to see."""
-    return max(1, int(seconds / measure(changes, 0, 1)["seconds"]))
+    """How many epochs of this recipe fit into a time: two are made to see.
+
+    Two, because the first half of a run may cost less than the second.
+    """
+    short = measure(changes, 0, 2)
+    epoch = (short["seconds"] - short["preparing"]) / short["epochs"]
+    return max(1, int((seconds - short["preparing"]) / epoch))
 
 
 def device_name(given: str) -> str:
@@ -170,6 +188,7 @@ def main() -> None:
                 "device": device_name(options.device_name),
                 "threads": torch.get_num_threads(),
                 "torch": torch.__version__,
+                "commit": commit(),
                 "date": f"{date.today().isoformat()} {started}",
                 "command": shlex.join(["python", "benchmarks/ablations.py", *sys.argv[1:]]),
             }

@@ -2,8 +2,8 @@
 
     python benchmarks/freed_memory.py
 
-Training steps of a ViT-B/16 with a DistilBERT, batch 16, in float32, a fresh process each time, in
-turn: with freed memory kept, as `distilclip train` has it, and handed back, which is the C
+Training steps of a ViT-B/16 with every patch and a DistilBERT, batch 16, a fresh process each time,
+in turn: with freed memory kept, as `distilclip train` has it, and handed back, which is the C
 library's own way. Printed are the seconds of a step, its page faults, and the peak of the memory.
 """
 
@@ -33,7 +33,7 @@ def measure_one(kept: bool, small: bool) -> list[float]:
     sizes = SMALL if small else Sizes()
     with tempfile.TemporaryDirectory() as folder:
         save_random_text(Path(folder), sizes)
-        step = build_distilclip(sizes, Path(folder))["DistilCLIP, float32"]
+        step = build_distilclip(sizes, Path(folder))["DistilCLIP, every patch"]
     step()
     before, start = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
     for _ in range(STEPS):

@@ -10,7 +10,8 @@ folder that `load_pairs` reads, in the file system's memory like any data set in
 What is timed is an epoch in batches of 128 in random order, from the start of the first batch to
 the end of the last. Every way but two ends in float32 pixels (128, 3, 224, 224), normalised, ready
 for a ViT; nothing is done with captions but to draw one. The cache is filled before, and the
-workers of a DataLoader are started before. In turn:
+workers of a DataLoader are started before. As in a training run, and for all ways alike, the
+process keeps the memory that batches free (`keep_freed_memory`). In turn:
 
 - cache, uint8: `TrainingPairs.draw` from the memory-mapped file, as it goes to a GPU.
 - cache: the same, then `normalise_pixels`. What the preset `original` does.
@@ -43,6 +44,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from distilclip import TrainConfig, load_pairs
 from distilclip.data import TrainingPairs, decode_pixels, normalise_pixels, pixels_of, seeded
+from distilclip.memory import keep_freed_memory
 from distilclip.train import views
 
 HALF = (0.5, 0.5, 0.5)
@@ -157,6 +159,7 @@ def their_ways(rows: datasets.Dataset, config: TrainConfig) -> dict[str, Way]:
 
 
 def measure(options: argparse.Namespace) -> dict:
+    keep_freed_memory()
     config = TrainConfig(preset="t4", text_model="minilm")
     count, width, height = 1280, 500, 375
     if options.small:

@@ -4,7 +4,8 @@
     python benchmarks/run_all.py --only pipeline loop_overhead
 
 Each prints its table and has a part of its own in book/results/bench.json, which is written when
-it is done; parts that are not measured this time stay as they are.
+it is done; parts that are not measured this time stay as they are. Those that train for long
+(`SLOW`) are measured only where `--only` names them.
 """
 
 import argparse
@@ -23,14 +24,16 @@ BENCHMARKS = (
     "where_time_goes",
     "pipeline",
     "loop_overhead",
+    "precision",
     "freed_memory",
     "growth",
 )
+SLOW = ("time_to_recall",)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=BENCHMARKS)
+    parser.add_argument("--only", nargs="+", choices=BENCHMARKS + SLOW, default=BENCHMARKS)
     parser.add_argument("--out", type=Path, default=HERE.parent / "book/results/bench.json")
     options, passed_on = parser.parse_known_args()
     parts = json.loads(options.out.read_text()) if options.out.is_file() else {}

@@ -6,9 +6,10 @@ to uint8, and each does the same: draw a batch, tokenise its captions, normalise
 forward, contrastive loss, backward, AdamW. A step returns the share of its text tokens that is
 padding. What differs is each project's own choice:
 
-- DistilCLIP: the preset `t4` with a ViT-B/16, as `distilclip train` runs it, so augmentation, the
-  mask of positives, the clipping of gradients and captions of like length included, but with every
-  patch, as the peers have it. "half of the patches" is the preset as it stands.
+- DistilCLIP: the preset `t4` with a ViT-B/16, as `distilclip train` runs it in the second half of
+  a run: half of the patches left out, both encoders trained, with augmentation, the mask of
+  positives, the clipping of gradients and captions of like length. "text locked" is the step of
+  the first half. "every patch" does the whole work, as the peers do.
 - original: our preset `original` in float32: captions padded to 64, [CLS] missing, and so on.
 - transformers: `VisionTextDualEncoderModel` of `ViTModel` and `DistilBertModel`, with the steps of
   its `Trainer` (gradients clipped, fused AdamW); captions padded to the longest, which is kinder
@@ -24,7 +25,7 @@ padding. What differs is each project's own choice:
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import datasets
@@ -111,19 +112,25 @@ class OurSteps:
             group["lr"] = RATE
         self.data = prepare_data(self.run.model, scenes(sizes), config)
 
-    def make(self, precision: str = "", patch_dropout: float = 0.0) -> Callable[[], float]:
-        """A step, in another precision than the run's or with patches left out if that is asked."""
+    def make(
+        self, precision: str = "", every_patch: bool = False, text_locked: bool = False
+    ) -> Callable[[], float]:
+        """A step of the preset once its captions learn, or with what is asked for changed."""
         run, precision = self.run, precision or self.run.precision
-        rows, count = endless_rows(self.data.pairs, self.config.batch_size), itertools.count()
+        data = self.data if text_locked else replace(self.data, features=None)
+        patch_dropout = 0.0 if every_patch else self.config.patch_dropout
+        rows, count = endless_rows(data.pairs, self.config.batch_size), itertools.count()
 
         def step() -> float:
             run.precision, run.step = precision, next(count)
             run.model.vision.config.patch_dropout = patch_dropout
+            run.model.text.requires_grad_(not text_locked)
             inputs, positives = draw_batch(
-                self.data, next(rows), run.step, self.config, run.model.tokenize
+                data, next(rows), run.step, self.config, run.model.tokenize
             )
             train_step(run, inputs, positives, self.config)
-            return 1 - inputs["attention_mask"].float().mean().item()
+            mask = inputs.get("attention_mask", torch.ones(1))
+            return 1 - mask.float().mean().item()
 
         return step
 
@@ -138,8 +145,9 @@ def build_distilclip(sizes: Sizes, text_folder: Path) -> Steps:
     ours = OurSteps(TrainConfig(preset="t4", **shape(sizes, text_folder)), sizes)
     return {
         "DistilCLIP": ours.make(),
-        "DistilCLIP, float32": ours.make("float32"),
-        "DistilCLIP, half of the patches": ours.make(patch_dropout=ours.config.patch_dropout),
+        "DistilCLIP, text locked": ours.make(text_locked=True),
+        "DistilCLIP, every patch": ours.make(every_patch=True),
+        "DistilCLIP, every patch, float32": ours.make("float32", every_patch=True),
     }
 
 

@@ -15,8 +15,8 @@ gets twice that time. Does it get there?
 - transformers: the command that its contrastive example script documents. Everything learns at
   5e-5, weight decay 0.1, no augmentation, gradients clipped.
 
-Seconds are those of the processors in the training loop, divided by the threads, so that other
-work on the machine takes none of them.
+Seconds are those of the processors in the training loop and in what prepares its data, divided by
+the threads, so that other work on the machine takes none of them.
 """
 
 import argparse

@@ -7,6 +7,7 @@ import os
 import platform
 import shlex
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -91,6 +92,15 @@ def version(package: str) -> str | None:
     return found and found.version
 
 
+def commit() -> str | None:
+    """The commit that is checked out, with "-dirty" where files differ; None without git."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
 def arguments(description: str) -> argparse.ArgumentParser:
     """The options that every benchmark has."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
@@ -116,6 +126,7 @@ def run(measure: Callable[[argparse.Namespace], dict], description: str) -> None
             "device": options.device_name,
             "threads": options.threads,
             "rounds": options.rounds,
+            "commit": commit(),
             "versions": {name: version(name) for name in PACKAGES},
         }
         write_text(options.out, json.dumps(about | {"results": results}, indent=1) + "\n")

@@ -207,13 +207,12 @@ def write_metrics(run: Run, folder: Path) -> None:
 
 
 def state_tensors(run: Run) -> dict[str, Tensor]:
-    """Every tensor of a run's state by its name in the file; what is locked is left out."""
-    tensors = {}
+    """Every tensor of a run's state by its name in the file; what never learns is left out."""
+    tensors, names = {}, optimized_names(run)
     for kind, model in (("model", run.model), ("average", run.average)):
         if model is not None:
-            named = model.named_parameters()
-            tensors |= {f"{kind}.{name}": p.detach() for name, p in named if p.requires_grad}
-    names = optimized_names(run)
+            parameters = dict(model.named_parameters())
+            tensors |= {f"{kind}.{name}": parameters[name].detach() for name in names}
     for position, values in run.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{names[position]}.{key}": value for key, value in values.items()}
     return tensors

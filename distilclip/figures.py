@@ -84,7 +84,7 @@ def show_table(
     **options,
 ) -> None:
     """A heat map of `values` on `axis`, with the numbers written in and both sides labelled."""
-    image = axis.imshow(values, **options)
+    image = axis.imshow(values.numpy(), **options)
     axis.grid(False)
     axis.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
     axis.set_yticks(range(len(rows)), rows)

@@ -41,13 +41,14 @@ PRESETS = {
         "patch_dropout": 0.5,
         "image_pool": "mean",
         "text_lr": 3e-5,
+        "text_start": 0.5,
         "epochs": 25,
         "batch_size": 128,
         "lr": 5e-4,
         "text_projection_lr": 1e-5,
         "weight_decay": 0.1,
         "warmup": 0.1,
-        "augmentation": 0.5,
+        "augmentation": 0.25,
         "flip": True,
         "sort_captions": True,
     },
@@ -87,7 +88,8 @@ class TrainConfig:
     A field left at None takes the value of the preset ("cpu", "t4" or "original"), or else the
     value that `DEFAULTS` gives it.
 
-    - `text_lr` 0 locks the text encoder: its features are then computed once. `vision_lr` is
+    - `text_lr` 0 locks the text encoder: its features are then computed once. Otherwise it is
+      locked for the share `text_start` of the epochs, and learns after that. `vision_lr` is
       the ViT's rate, `lr` where it is not given; 0 locks it. `text_projection_lr` is the rate of
       the captions' projection, `lr` where it is not given. `lr` is everything else's.
     - `vision_model` names a pretrained ViT to start from; its shape takes the place of `dim`,
@@ -141,6 +143,7 @@ class TrainConfig:
     batch_size: int | None = None
     lr: float | None = None
     text_lr: float | None = None
+    text_start: float | None = None
     vision_lr: float | None = None
     text_projection_lr: float | None = None
     weight_decay: float | None = None
@@ -177,7 +180,7 @@ class TrainConfig:
         for name in ("weight_decay", "clip_gradient", "augmentation", "evaluations", "micro_batch"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
-        for name in ("warmup", "beta2", "ema"):
+        for name in ("warmup", "beta2", "ema", "text_start"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}.")
         if self.precision not in PRECISIONS:
@@ -229,6 +232,7 @@ DEFAULTS = {
     "learn_temperature": True,
     "mask_positives": True,
     "text_lr": 0.0,
+    "text_start": 0.0,
     "beta2": 0.98,
     "clip_gradient": 1.0,
     "ema": 0.0,

@@ -47,6 +47,7 @@ from distilclip.memory import keep_freed_memory
 from distilclip.model import DistilCLIP
 from distilclip.scale import (
     average_gradients,
+    broadcast_weights,
     cached_contrastive_backward,
     gather,
     gather_embeds,
@@ -154,7 +155,7 @@ def _choose_device(name: str) -> torch.device:
 class TrainingData:
     """A split ready for training, and what is known of it before the first step.
 
-    `features` (C, D) are the locked text encoder's for each of `pairs.captions`, None where it
+    `features` (C, D) are the locked text encoder's for each of `pairs.captions`, None while it
     is trained; `may_flip` (N, bool) says which images no caption ties to a side.
     """
 
@@ -163,15 +164,24 @@ class TrainingData:
     may_flip: Tensor
 
 
+def text_learns(config: TrainConfig, epoch: int) -> bool:
+    """Whether the text encoder is trained in an epoch: not at rate 0, not before `text_start`."""
+    return config.text_lr > 0 and epoch >= round(config.text_start * config.epochs)
+
+
 def prepare_data(
-    model: DistilCLIP, rows: datasets.Dataset, config: TrainConfig, progress: bool = False
+    model: DistilCLIP,
+    rows: datasets.Dataset,
+    config: TrainConfig,
+    progress: bool = False,
+    epoch: int = 0,
 ) -> TrainingData:
-    """Decode every image once; with a locked text encoder, encode every caption once."""
+    """Decode every image once; with a text encoder locked at `epoch`, encode every caption once."""
     captions = list(rows["captions"])
     pixels = decode_pixels(rows, config.image_size, config.cache or None, progress)
     pairs = TrainingPairs(pixels, captions)
     features = None
-    if config.text_lr == 0:
+    if not text_learns(config, epoch):
         features = model.text.encode(pairs.captions, progress=progress).cpu()
     sided = [any(SIDES.search(text) for text in texts) for texts in captions]
     return TrainingData(pairs, features, ~torch.tensor(sided))
@@ -336,6 +346,7 @@ def start_run(config: TrainConfig, device: torch.device, saved: dict | None = No
     model.vision.requires_grad_(config.vision_lr > 0)
     model.log_logit_scale.requires_grad_(config.learn_temperature)
     model.to(device)
+    broadcast_weights(model)  # several processes start as one
     # Fused: one kernel for the whole update, on a GPU and on a CPU.
     fused = device.type in ("cpu", "cuda") or None
     optimizer = AdamW(parameter_groups(model, config), betas=(0.9, config.beta2), fused=fused)
@@ -362,6 +373,9 @@ def train_epoch(
     save: Callable[[], None],
 ) -> None:
     """What is left of an epoch, step by step; `save` is called when the last time is long ago."""
+    run.model.text.requires_grad_(text_learns(config, epoch))
+    if text_learns(config, epoch):
+        data.features = None  # they stay as they are only while the encoder does
     steps = len(data.pairs) // config.batch_size
     order = enumerate(data.pairs.epoch(config.batch_size, config.seed, epoch), epoch * steps)
     remaining = [(step, rows) for step, rows in order if step >= run.step]
@@ -418,7 +432,7 @@ def train(config: TrainConfig, progress: bool = True) -> TrainResult:
             )
         run = start_run(config, device, saved)
         run.data = pairs
-        data = prepare_data(run.model, splits["train"], config, progress)
+        data = prepare_data(run.model, splits["train"], config, progress, run.epochs)
         validation = splits["validation"]
         held_out = decode_pixels(validation, config.image_size, config.cache or None, progress)
         board = None

@@ -79,13 +79,22 @@ def test_ours_and_transformers_get_the_same_captions(our_steps, random_text):
 
 
 def test_a_kind_of_step_leaves_the_others_as_they_are(our_steps):
-    whole, half = our_steps.make(), our_steps.make(patch_dropout=0.5)
-    seen = []
-    block = our_steps.run.model.vision.blocks[0]
+    half, whole, locked = (
+        our_steps.make(),
+        our_steps.make(every_patch=True),
+        our_steps.make(text_locked=True),
+    )
+    seen, run = [], our_steps.run
+    block, words = (
+        run.model.vision.blocks[0],
+        run.model.text.get_parameter("model.transformer.layer.0.ffn.lin1.weight"),
+    )
     block.register_forward_hook(lambda _, inputs, output: seen.append(output.shape[1]))
-    for step in (whole, half, whole):
+    for step, learns in ((half, True), (whole, True), (locked, False), (half, True)):
+        before = words.detach().clone()
         step()
-    assert seen == [5, 3, 5]  # four patches or two, and [CLS]
+        assert torch.equal(before, words) != learns
+    assert seen == [3, 5, 3, 3]  # two patches or four, and [CLS]
 
 
 def test_the_parts_of_a_step_are_the_whole_step(our_steps):
@@ -100,7 +109,7 @@ def test_the_parts_of_a_step_are_the_whole_step(our_steps):
 def test_a_step_is_counted_whole(our_steps):
     """Forward once, backward twice: six operations a weight and token, and attention's own."""
     sizes, tokens = systems.SMALL, 5
-    counted = where_time_goes.count_operations(our_steps.make())
+    counted = where_time_goes.count_operations(our_steps.make(every_patch=True))
     vision = our_steps.run.model.vision
     blocks = 6 * sum(p.numel() for p in vision.blocks.parameters() if p.ndim == 2) * tokens
     patches = 4 * vision.patch_embedding.projection.weight.numel() * (tokens - 1)  # pixels: no way

@@ -42,10 +42,12 @@ def test_epochs_are_timed_by_what_the_processor_does(monkeypatch):
 
     monkeypatch.setattr(module, "train_epoch", lazy_epoch)
     monkeypatch.setattr(ablations.torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(module, "prepare_data", lazy_epoch)
     with ablations.timed_epochs() as seconds:
+        module.prepare_data(0.4, 0)
         module.train_epoch(0.2, 0.3)
         module.train_epoch(0.1, 0.3)
-    assert seconds == pytest.approx([0.1, 0.05], abs=0.04)
+    assert seconds == pytest.approx([0.2, 0.1, 0.05], abs=0.04)
     assert module.train_epoch is lazy_epoch is not train_epoch
 
 

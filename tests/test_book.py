@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import nbformat
 import pytest
 import yaml
+from jupyter_cache import get_cache
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -79,9 +80,9 @@ def test_the_page_of_costs_shows_whatever_is_stored(stored, tmp_path, monkeypatc
             described = cell.metadata.get("mystnb", {}).get("image", {}).get("alt")
             assert described or len(figures) == before, f"no alt text: {cell.source[:60]}"
     plt.close("all")
-    shown = {"training_step": 1, "vit_forward": 1, "growth": 6}
+    shown = {"training_step": 1, "vit_forward": 1, "precision": 1, "growth": 6}
     assert len(figures) == sum(count for name, count in shown.items() if name in stored)
-    wanted = {*shown, "where_time_goes", "loop_overhead", "pipeline"}
+    wanted = {*shown, "where_time_goes", "loop_overhead", "pipeline", "time_to_recall"}
     missing = [text for text in said if "has not been measured here yet" in text]
     assert len(missing) == len(wanted - stored.keys())
     for name in wanted & stored.keys():
@@ -112,3 +113,51 @@ def test_requirements_pin_everything_and_fit_the_ranges():
         assert versions[requirement.name] in requirement.specifier
     given = {"torch", "transformers", "datasets", "jupyter-book", "matplotlib", "nbval", "einops"}
     assert given <= set(versions)
+
+
+@pytest.fixture
+def small_book(tmp_path):
+    """The tools that fill the cache, and a folder for notebooks of a single cell."""
+    for name in ("tools", "notebooks", "_build"):
+        (tmp_path / name).mkdir()
+    for name in ("tools/fresh_cache.py", "tools/fill_cache.py"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+
+    def write(name, source):
+        cells = [nbformat.v4.new_code_cell(source)]
+        about = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+        nbformat.write(
+            nbformat.v4.new_notebook(cells=cells, metadata=about),
+            tmp_path / "notebooks" / f"{name}.ipynb",
+        )
+
+    return tmp_path, write
+
+
+def fill_cache(folder):
+    command = [sys.executable, str(folder / "tools" / "fill_cache.py")]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_notebooks_are_run_once_and_found_in_the_cache(small_book):
+    folder, write = small_book
+    write("one", "open('ran', 'a').write('x')\n21 * 2")
+    write("two", "open('ran', 'a').write('x')\n'two'")
+    for _ in range(2):
+        done = fill_cache(folder)
+        assert done.returncode == 0, done.stderr
+        assert (folder / "notebooks" / "ran").read_text() == "xx"
+    cache = get_cache(folder / "_build" / ".jupyter_cache")
+    notebook = nbformat.read(folder / "notebooks" / "one.ipynb", as_version=4)
+    _, found = cache.merge_match_into_notebook(notebook)
+    assert found.cells[0].outputs[0].data["text/plain"] == "42"
+
+
+def test_a_notebook_that_fails_is_named_and_not_cached(small_book):
+    folder, write = small_book
+    write("good", "1 + 1")
+    write("wrong", "1 / 0")
+    for _ in range(2):
+        done = fill_cache(folder)
+        assert done.returncode == 1
+        assert "wrong.ipynb failed" in done.stderr and "ZeroDivisionError" in done.stderr

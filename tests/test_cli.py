@@ -267,3 +267,27 @@ def test_wrong_options_are_refused_by_argparse(capsys):
             main(arguments)
         assert stopped.value.code == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+INTERRUPT_AT_IMPORT = """
+import signal, sys
+
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == sys.argv[1]:
+            sys.meta_path.remove(self)
+            signal.raise_signal(signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+sys.meta_path.insert(0, Interrupt())
+from distilclip.cli import main
+sys.exit(main(["evaluate", "nowhere", "--data", "emoji"]))
+"""
+
+
+@pytest.mark.parametrize("module", ["datasets", "pyarrow.lib", "transformers", "torch.nn"])
+def test_ctrl_c_while_libraries_are_imported_ends_in_one_line(module):
+    command = [sys.executable, "-c", INTERRUPT_AT_IMPORT, module]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 130
+    assert ended.stderr.strip() == "distilclip: Stopped."

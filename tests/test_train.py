@@ -122,6 +122,22 @@ def test_a_locked_text_encoder_stays_as_it_was_and_a_tuned_one_moves(config, tmp
         assert any(name.startswith("model.text.") for name in state) == (text_lr > 0)
 
 
+def test_a_text_encoder_that_starts_late_is_locked_before(config, tmp_path):
+    runs = {
+        name: train(config(tmp_path / name, epochs=4, **changes), progress=False)
+        for name, changes in {
+            "locked": {},
+            "late": {"text_lr": 1e-3, "text_start": 0.5},
+            "early": {"text_lr": 1e-3},
+        }.items()
+    }
+    locked, late, early = (losses(result.history) for result in runs.values())
+    assert late[:2] == locked[:2] and late[2:] != locked[2:] and early[0] != locked[0]
+    start = DistilCLIP(config(tmp_path).model_config()).text.state_dict()
+    moved = runs["late"].model.text.state_dict()
+    assert any(not torch.equal(start[name], tensor) for name, tensor in moved.items())
+
+
 RANDOM = {"dropout": 0.1, "patch_dropout": 0.25, "augmentation": 1.0, "flip": True}
 
 
@@ -135,6 +151,9 @@ RANDOM = {"dropout": 0.1, "patch_dropout": 0.25, "augmentation": 1.0, "flip": Tr
         (5, {"text_lr": 1e-4, "ema": 0.99, "micro_batch": 5}),
         (5, {"precision": "float16"}),
         (3, {"precision": "bfloat16"}),
+        (2, {"text_lr": 1e-4, "text_start": 0.5, "ema": 0.9}),
+        (3, {"text_lr": 1e-4, "text_start": 0.5}),  # the first step in which the captions learn
+        (5, {"text_lr": 1e-4, "text_start": 0.5}),
     ],
 )
 def test_a_resumed_run_ends_with_the_same_weights(config, tmp_path, monkeypatch, stop, changes):

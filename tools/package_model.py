@@ -1,7 +1,7 @@
 """Put a run's figures into the book and its model into the package (authors only).
 
-    python tools/package_model.py runs/emoji emoji_cpu "two cores of an Intel Xeon, no GPU"
-    python tools/package_model.py runs/long emoji_long "one core of an Intel Xeon" --figures-only
+    python tools/package_model.py runs/emoji emoji_cpu "two cores of an Intel Xeon" 534d342
+    python tools/package_model.py runs/long emoji_long "one core of it" 8fa4fe8 --figures-only
 
 Writes the run's command, curves and figures to book/results/NAME.json and, unless only those are
 asked for, the image side and the projections, in float16, to distilclip/emoji/model/.
@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="the folder of a run that has ended")
     parser.add_argument("name", help="of the results' file")
     parser.add_argument("device", help="the machine, in words")
+    parser.add_argument("commit", help="of the package that trained it")
     parser.add_argument("--figures-only", action="store_true", help="leave the package's model")
     options = parser.parse_args()
     history = (options.run / "metrics.jsonl").read_text().splitlines()
@@ -53,6 +54,7 @@ def main() -> None:
     results = {
         "command": command_of(settings),
         "version": version,
+        "commit": options.commit,
         "date": date.today().isoformat(),
         "device": options.device,
         "seed": settings["seed"],

@@ -46,6 +46,7 @@ SETTINGS = {
     "batch_size": 16,
     "lr": 1e-3,
     "text_lr": 1e-4,
+    "text_start": 0.5,
     "ema": 0.9,
     "augmentation": 0.5,
     "precision": "float32",  # "auto" measures which is faster, and may decide otherwise next time
