@@ -8,10 +8,9 @@ were done stay in the cache.
 python tools/fill_cache.py
 """
 
-import multiprocessing
 import os
 import sys
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import nbformat
@@ -49,10 +48,10 @@ def main() -> int:
     cache = get_cache(CACHE)
     # As many threads as cores, all together; the kernels take this over.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // WORKERS)))
-    context = multiprocessing.get_context("spawn")
+    # Threads, not processes: in one process no two kernels are given the same port.
     with (
         tqdm(total=len(todo), desc="notebooks", disable=not todo) as bar,
-        ProcessPoolExecutor(WORKERS, mp_context=context) as pool,
+        ThreadPoolExecutor(WORKERS) as pool,
     ):
         running = {pool.submit(execute, path): path for path in todo}
         for done in as_completed(running):
