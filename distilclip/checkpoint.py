@@ -22,7 +22,7 @@ from torch import Tensor
 
 from distilclip.files import remove_leftovers, save_tensors, write_text
 from distilclip.model import DistilCLIP
-from distilclip.settings import TrainConfig
+from distilclip.settings import DEFAULTS, TrainConfig
 
 try:
     import fcntl
@@ -244,7 +244,8 @@ def read_state(folder: Path, config: TrainConfig) -> dict:
         missing = {"step", "precision", "scaler", "history"} - state.keys()
         if missing:
             raise ValueError(f"it says nothing of {', '.join(sorted(missing))}")
-        before = TrainConfig(**state["config"], out=str(folder))
+        # What an older version did not know yet was off then, whatever its preset says now.
+        before = TrainConfig(**DEFAULTS | state["config"], out=str(folder))
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file} is damaged and cannot be resumed from: {error}.") from None
     now, before = asdict(config), asdict(before)

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import ViTConfig, ViTModel
 
 from distilclip import DistilCLIP, TrainConfig, load_pairs, train
@@ -120,6 +121,19 @@ def test_a_locked_text_encoder_stays_as_it_was_and_a_tuned_one_moves(config, tmp
         assert same == (text_lr == 0)
         state = load_file(tmp_path / f"{text_lr}" / STATE_FILE)
         assert any(name.startswith("model.text.") for name in state) == (text_lr > 0)
+
+
+def test_a_setting_that_an_older_version_did_not_know_was_off_then(config, tmp_path):
+    changes = {"preset": "t4", "text_start": 0.0, "epochs": 1}
+    train(config(tmp_path, **changes), progress=False)
+    file = tmp_path / STATE_FILE
+    with safe_open(file, "pt") as opened:
+        state = json.loads(opened.metadata()["state"])
+    del state["config"]["text_start"]
+    save_file(load_file(file), file, {"state": json.dumps(state)})
+    read_state(tmp_path, config(tmp_path, **changes))
+    with pytest.raises(ValueError, match=r"started with text_start 0\.0: resume with the same"):
+        read_state(tmp_path, config(tmp_path, **changes | {"text_start": 0.5}))
 
 
 def test_a_text_encoder_that_starts_late_is_locked_before(config, tmp_path):
