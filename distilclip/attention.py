@@ -15,8 +15,8 @@ class MultiHeadAttention(nn.Module):
     """Self-attention with several heads: (B, N, D) -> (B, N, D).
 
     Queries, keys and values come from one linear layer, so that a single matrix product makes
-    all three. Each head works on D / num_heads channels, by PyTorch's fused kernel. `dropout`
-    acts on the attention weights, while training only.
+    all three. Each head works on D / num_heads channels, by PyTorch's fused kernel (in bfloat16
+    on a CPU, by plain products). `dropout` acts on the attention weights, while training only.
     """
 
     def __init__(self, dim: int, num_heads: int, dropout: float = 0.0):
@@ -34,12 +34,14 @@ class MultiHeadAttention(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         query, key, value = self.split_heads(tokens)
         dropout = self.dropout if self.training else 0.0
-        dtype = query.dtype
-        if dtype == torch.bfloat16 and query.device.type == "cpu":
-            # There the kernel's way back is ten times slower in bfloat16 than in float32.
-            query, key, value = query.float(), key.float(), value.float()
         with torch.autocast("cpu", enabled=False):
-            mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout).to(dtype)
+            if query.dtype == torch.bfloat16 and query.device.type == "cpu":
+                # There, products in short numbers are twice as fast as the kernel, which is not
+                # made for them. The softmax rounds at its end only.
+                scores = query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1)
+                mixed = F.dropout(scores.softmax(dim=-1), dropout) @ value
+            else:
+                mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
         return self.output(rearrange(mixed, "b h n d -> b n (h d)"))
 
     def split_heads(self, tokens: Tensor) -> Tensor:
