@@ -187,6 +187,11 @@ class TrainConfig:
         for name in ("warmup", "beta2", "ema", "text_start"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}.")
+        if self.text_lr and round(self.text_start * self.epochs) == self.epochs:
+            raise ValueError(
+                f"text_start {self.text_start} of {self.epochs} epochs leaves the text encoder "
+                "none to learn in: choose a smaller text_start, or text_lr 0 to lock it."
+            )
         if self.precision not in PRECISIONS:
             raise ValueError(
                 f"Unknown precision {self.precision!r}: choose {', '.join(PRECISIONS)}."

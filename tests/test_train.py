@@ -563,6 +563,11 @@ def test_presets_can_be_changed_one_by_one():
         ({"ema": 1.0}, r"ema must be in \[0, 1\), got 1.0"),
         ({"embed_dim": 0}, "embed_dim must be at least 1"),
         ({"image_size": 30}, "image_size 30 is not divisible by patch_size 8"),
+        (
+            {"epochs": 3, "text_lr": 1e-4, "text_start": 0.9},
+            "text_start 0.9 of 3 epochs leaves the text encoder none to learn in",
+        ),
+        ({"keep_patches": 0}, "keep_patches must be in"),
     ],
 )
 def test_impossible_settings_are_refused(changes, message):
