@@ -67,18 +67,10 @@ def attention_maps(vision: ViT, pixel_values: Tensor) -> Tensor:
     """The attention weights of every layer and head: (B, C, H, W) -> (layers, B, heads, N, N).
 
     Row i says from which tokens token i takes; rows sum to 1. With a [CLS] token, it is token 0.
-    A patch that the ViT does not read (`keep_patches`) has zeros in its row and its column.
     """
     with _evaluating(vision), recorded_attention(vision) as tables:
         vision(pixel_values)
-    maps, kept = torch.stack(tables), vision.patches_read(pixel_values)
-    if kept is None:
-        return maps
-    first = int(vision.config.cls_token)
-    places = F.pad(kept + first, (first, 0))  # (B, K): [CLS] is token 0
-    spread = F.one_hot(places, first + vision.patch_embedding.num_patches).to(maps.dtype)
-    spread = spread.unsqueeze(1)  # (B, 1, K, 1 + N)
-    return spread.mT @ maps @ spread
+    return torch.stack(tables)
 
 
 def attention_rollout(maps: Tensor) -> Tensor:
@@ -87,12 +79,10 @@ def attention_rollout(maps: Tensor) -> Tensor:
     After Abnar and Zuidema (2020). Heads are averaged. The residual stream carries each token
     past every layer, so a layer's table is half attention and half identity; the product of the
     layers' tables says how much of each input token has reached each output token. Rows sum to 1.
-    It counts where attention went, not whether what it fetched was of use. Tokens that were never
-    read keep their zeros.
+    It counts where attention went, not whether what it fetched was of use.
     """
-    was_read = (maps != 0).any(dim=-1).any(dim=2).any(dim=0)  # (B, N)
-    identity = torch.diag_embed(was_read.to(maps.dtype))
-    rollout = identity
+    identity = torch.eye(maps.shape[-1], dtype=maps.dtype, device=maps.device)
+    rollout = identity.expand(maps.shape[1], -1, -1)
     for table in maps.mean(dim=2):
         rollout = (0.5 * table + 0.5 * identity) @ rollout
     return rollout
@@ -110,7 +100,7 @@ def pooled_row(model: DistilCLIP, tables: Tensor) -> Tensor:
     if model.config.image_pool == "first":
         row = tables[:, 0, patches]
     else:
-        row = tables[:, patches, patches].sum(dim=1) / model.vision.num_kept
+        row = tables[:, patches, patches].mean(dim=1)
     return rearrange(row, "b (h w) -> b h w", h=_patches_a_side(model.vision))
 
 

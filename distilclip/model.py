@@ -60,15 +60,6 @@ class DistilCLIPConfig:
         self.image_mean, self.image_std = tuple(self.image_mean), tuple(self.image_std)
         if self.image_pool not in ("first", "mean"):
             raise ValueError(f"image_pool must be 'first' or 'mean', got {self.image_pool!r}.")
-        if (
-            self.image_pool == "first"
-            and not self.vision.cls_token
-            and self.vision.keep_patches < 1
-        ):
-            raise ValueError(
-                "image_pool 'first' without a [CLS] token is the first patch, which keep_patches "
-                "below 1 may leave out: choose image_pool 'mean', or keep all patches."
-            )
         if self.temperature <= 0:
             raise ValueError(f"temperature must be positive, got {self.temperature}.")
 

@@ -20,7 +20,7 @@ PRESETS = {
         "dim": 192,
         "depth": 6,
         "num_heads": 3,
-        "keep_patches": 0.45,
+        "patch_dropout": 0.5,
         "image_pool": "mean",
         "epochs": 120,
         "batch_size": 128,
@@ -94,9 +94,6 @@ class TrainConfig:
       the captions' projection, `lr` where it is not given. `lr` is everything else's.
     - `vision_model` names a pretrained ViT to start from; its shape takes the place of `dim`,
       `depth` and the like.
-    - `keep_patches` is the share of each picture's patches that the ViT reads, those whose pixels
-      vary most; `patch_dropout` is the share left out at random, while training only. A
-      pretrained ViT reads all patches.
     - `augmentation` scales the random views from 0 (none) to 1 (strong); `flip` mirrors half of
       the pictures, but none with a caption that speaks of left or right.
     - `precision` is "auto", "float32", "bfloat16" or "float16".
@@ -133,7 +130,6 @@ class TrainConfig:
     depth: int | None = None
     num_heads: int | None = None
     dropout: float | None = None
-    keep_patches: float | None = None
     patch_dropout: float | None = None
     cls_token: bool | None = None
     final_norm: bool | None = None
@@ -216,7 +212,6 @@ class TrainConfig:
                 depth=self.depth,
                 num_heads=self.num_heads,
                 dropout=self.dropout,
-                keep_patches=self.keep_patches,
                 patch_dropout=self.patch_dropout,
                 cls_token=self.cls_token,
                 final_norm=self.final_norm,
@@ -232,7 +227,6 @@ class TrainConfig:
 
 DEFAULTS = {
     "dropout": 0.0,
-    "keep_patches": 1.0,
     "patch_dropout": 0.0,
     "cls_token": True,
     "final_norm": True,

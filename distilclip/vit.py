@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from distilclip.attention import MultiHeadAttention
 from distilclip.hub import checkpoint_files, load_file, read_json
-from distilclip.patches import PatchEmbedding, patchify
+from distilclip.patches import PatchEmbedding
 
 
 @dataclass
@@ -24,9 +24,7 @@ class ViTConfig:
     """The shape of a ViT. The defaults are those of ViT-B/16 at 224 pixels.
 
     `cls_token` and `final_norm` exist because the system that this book starts from has
-    neither. `keep_patches` is the share of each picture's patches that are read at all, those
-    whose pixels vary most; `patch_dropout` is the share of them left out at random, while
-    training only (Li et al., 2023).
+    neither; `patch_dropout` is the share of patches left out while training (Li et al., 2023).
     """
 
     image_size: int = 224
@@ -37,7 +35,6 @@ class ViTConfig:
     num_heads: int = 12
     mlp_ratio: float = 4.0
     dropout: float = 0.0
-    keep_patches: float = 1.0
     patch_dropout: float = 0.0
     layer_norm_eps: float = 1e-12
     cls_token: bool = True
@@ -50,8 +47,6 @@ class ViTConfig:
         for name in ("dropout", "patch_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}.")
-        if not 0 < self.keep_patches <= 1:
-            raise ValueError(f"keep_patches must be in (0, 1], got {self.keep_patches}.")
         if self.image_size % self.patch_size:
             raise ValueError(
                 f"image_size {self.image_size} is not divisible by patch_size {self.patch_size}: "
@@ -97,20 +92,6 @@ class Block(nn.Module):
         return tokens + self.mlp(self.mlp_norm(tokens))
 
 
-def busiest_patches(images: Tensor, patch_size: int, count: int) -> Tensor:
-    """Which patches have the most variance: (B, C, H, W) -> their numbers (B, count), in order.
-
-    The variance of each channel within the patch, added up. What is of one colour throughout,
-    such as a white margin, comes last.
-    """
-    patches = patchify(images, patch_size).unflatten(2, (images.shape[1], -1))
-    # From each patch's first pixel on, so that one colour throughout is exactly zero.
-    patches = patches - patches[..., :1]
-    variance = (patches.square().mean(dim=-1) - patches.mean(dim=-1).square()).sum(dim=-1)
-    order = torch.arange(variance.shape[1], device=images.device)  # of equals, the first one
-    return (variance - 1e-9 * order).topk(count, dim=1).indices.sort(dim=1).values
-
-
 def drop_patches(tokens: Tensor, share: float) -> Tensor:
     """Keep a random subset of each image's patch tokens: (B, N, D) -> (B, kept, D).
 
@@ -127,8 +108,7 @@ class ViT(nn.Module):
     """Vision Transformer: pixel_values (B, C, H, W) -> tokens (B, 1 + N, D), [CLS] first.
 
     The tokens come out of the final LayerNorm. Without `cls_token` there are N, without
-    `final_norm` they come as the last block leaves them. N is the number of patches that are
-    read: see `ViTConfig`.
+    `final_norm` they come as the last block leaves them.
     """
 
     def __init__(self, config: ViTConfig):
@@ -149,11 +129,6 @@ class ViT(nn.Module):
         )
         initialise(self)
 
-    @property
-    def num_kept(self) -> int:
-        """How many patches of a picture are read, before any patch dropout."""
-        return max(1, round(self.patch_embedding.num_patches * self.config.keep_patches))
-
     def embed(self, pixel_values: Tensor) -> Tensor:
         """Patch tokens with their positions, [CLS] in front: what the first block reads."""
         tokens = self.patch_embedding(pixel_values)
@@ -161,21 +136,12 @@ class ViT(nn.Module):
             tokens = tokens + self.position_embedding
         else:
             tokens = tokens + self.position_embedding[:, 1:]
-        kept = self.patches_read(pixel_values)
-        if kept is not None:
-            tokens = tokens.gather(1, kept.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
         if self.training and self.config.patch_dropout:
             tokens = drop_patches(tokens, self.config.patch_dropout)
         if self.cls_token is not None:
             cls = self.cls_token + self.position_embedding[:, :1]
             tokens = torch.cat([cls.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         return self.dropout(tokens)
-
-    def patches_read(self, pixel_values: Tensor) -> Tensor | None:
-        """The numbers of the patches that are read, (B, kept); None where all of them are."""
-        if self.num_kept == self.patch_embedding.num_patches:
-            return None
-        return busiest_patches(pixel_values, self.config.patch_size, self.num_kept)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         tokens = self.embed(pixel_values)

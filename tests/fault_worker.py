@@ -26,7 +26,6 @@ SETTINGS = {
     "num_heads": 2,
     "embed_dim": 16,
     "dropout": 0.1,
-    "keep_patches": 0.75,
     "patch_dropout": 0.25,
     "epochs": 3,
     "batch_size": 8,

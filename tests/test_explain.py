@@ -150,29 +150,6 @@ def test_a_model_in_training_stays_in_training(any_model, pixels):
     assert any_model.vision.training and any_model.training and not any_model.text.training
 
 
-@pytest.mark.parametrize("any_model", ["first", "mean"], indirect=True)
-def test_patches_that_are_not_read_have_no_part_in_the_maps(any_model, pixels):
-    any_model.vision.config.keep_patches = 0.25
-    vision, first = any_model.vision.eval(), 1
-    with torch.no_grad(), recorded_attention(vision) as tables:
-        vision(pixels)
-    maps, kept = attention_maps(vision, pixels), vision.patches_read(pixels) + first
-    assert maps.shape[-2:] == (16 + first, 16 + first)
-    for picture in range(2):
-        read = [*range(first), *kept[picture].tolist()]
-        unread = [token for token in range(16 + first) if token not in read]
-        assert torch.equal(
-            maps[:, picture][..., read, :][..., read], torch.stack(tables)[:, picture]
-        )
-        assert not maps[:, picture][..., unread, :].any()
-        assert not maps[:, picture][..., unread].any()
-        rollout = attention_rollout(maps)[picture]
-        assert torch.allclose(rollout[read].sum(dim=-1), torch.ones(len(read)))
-        assert not rollout[unread].any()
-    grid = pooled_row(any_model, attention_rollout(maps)).flatten(1)
-    assert (grid > 0).sum(dim=1).tolist() == [4, 4]
-
-
 def test_rollout_follows_its_definition():
     maps = torch.rand(3, 2, 4, 5, 5, generator=torch.Generator().manual_seed(0)).softmax(dim=-1)
     for picture in range(2):

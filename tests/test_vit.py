@@ -1,15 +1,13 @@
 """Our ViT is the ViT of `transformers`, weight for weight."""
 
 import json
-from dataclasses import replace
 
 import pytest
 import torch
-import torch.nn.functional as F
 import transformers
 
 from distilclip import ViT, ViTConfig
-from distilclip.vit import busiest_patches, drop_patches, orthogonal, resample_positions
+from distilclip.vit import drop_patches, orthogonal, resample_positions
 
 
 def save_reference(folder, model_class=transformers.ViTModel, **changes):
@@ -94,51 +92,9 @@ def test_dropped_patches_are_a_subset_in_another_choice_for_each_image():
     assert set(kept[0]) != set(kept[1])
 
 
-def test_the_busiest_patches_are_those_with_something_in_them():
-    images = torch.ones(2, 3, 32, 32)
-    images[0, :, 9, 17] = 0  # in patch 1 * 4 + 2
-    images[0, 1, 30, 2] = 0.5  # in patch 3 * 4 + 0, and in one channel only
-    images[1, 0, 0, 0] = 0.9
-    assert busiest_patches(images, 8, 2).tolist()[0] == [6, 12]
-    assert 0 in busiest_patches(images, 8, 2).tolist()[1]
-    noise = torch.randn(3, 3, 16, 24)
-    variance = noise.unfold(2, 8, 8).unfold(3, 8, 8).var(dim=(-2, -1), correction=0).sum(dim=1)
-    best = variance.flatten(1).argsort(dim=1, descending=True)[:, :4].sort(dim=1).values
-    assert torch.equal(busiest_patches(noise, 8, 4), best)
-
-
-@pytest.mark.parametrize("cls_token", [True, False])
-def test_patches_that_are_not_kept_change_nothing(cls_token):
-    config = ViTConfig(image_size=32, patch_size=8, dim=8, depth=2, num_heads=2, keep_patches=0.5)
-    vit, images = ViT(replace(config, cls_token=cls_token)), torch.randn(2, 3, 32, 32)
-    assert vit.num_kept == 8 and vit(images).shape == (2, 8 + cls_token, 8)
-    assert torch.equal(vit(images), vit.eval()(images))  # the same while training and after
-    left_out = [i for i in range(16) if i not in vit.patches_read(images)[0].tolist()]
-    changed = images.clone()
-    for i in left_out:  # another colour in a patch that was plain enough to be left out
-        row, column = 8 * (i // 4), 8 * (i % 4)
-        changed[0, :, row : row + 8, column : column + 8] += 0.5
-    assert torch.equal(vit(changed), vit(images))
-    assert not torch.equal(vit(changed + 0.5), vit(images))
-
-
-def test_a_vit_that_keeps_some_patches_is_the_whole_one_on_those():
-    torch.manual_seed(0)
-    config = ViTConfig(image_size=32, patch_size=8, dim=8, depth=1, num_heads=2)
-    whole, some = ViT(config).eval(), ViT(replace(config, keep_patches=0.25)).eval()
-    some.load_state_dict(whole.state_dict())
-    images = torch.randn(2, 3, 32, 32)
-    kept = 1 + some.patches_read(images)
-    expected = [whole.embed(images)[i, F.pad(kept[i], (1, 0))] for i in range(2)]
-    assert torch.equal(some.embed(images), torch.stack(expected))
-    config.keep_patches = 1.0
-    assert ViT(config).patches_read(images) is None
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"keep_patches": 0.0}, "keep_patches must be in"),
         ({"image_size": 30, "patch_size": 8}, "image_size 30 is not divisible by patch_size 8"),
         ({"dim": 10, "num_heads": 3}, "dim 10 is not divisible by num_heads 3"),
         ({"depth": 0}, "depth must be at least 1"),

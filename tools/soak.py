@@ -41,7 +41,6 @@ SETTINGS = {
     "num_heads": 2,
     "embed_dim": 32,
     "dropout": 0.1,
-    "keep_patches": 0.75,
     "patch_dropout": 0.25,
     "epochs": 24,
     "batch_size": 16,
