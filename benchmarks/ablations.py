@@ -68,7 +68,7 @@ def variants() -> dict[str, dict]:
         "captions of any length": {"sort_captions": not recipe.sort_captions},
         "moving average of weights": {"ema": 0.0 if recipe.ema else 0.995},
         "all of the patches": {"patch_dropout": 0.0},
-        "the busiest patches": {"patch_dropout": 0.0, "keep_patches": 0.45},
+        "small pictures first": {"patch_dropout": 0.0, "full_size_start": 0.6},
         "first token, not the mean": {"image_pool": "first"},
         "projection at the image's rate": {"text_projection_lr": recipe.lr},
     }

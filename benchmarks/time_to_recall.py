@@ -37,8 +37,8 @@ from distilclip.data import augment
 
 GOAL = 0.40
 OURS = "DistilCLIP, preset cpu"
-FIRST_EPOCHS = 16
-PLAIN = {"image_pool": "first", "patch_dropout": 0.0, "mask_positives": False}
+FIRST_EPOCHS = 20
+PLAIN = {"image_pool": "first", "full_size_start": 0.0, "mask_positives": False}
 PEERS = {
     "open_clip's recipe": PLAIN
     | {

@@ -122,9 +122,9 @@ class DistilCLIP(nn.Module):
         """1 / temperature, learnt as its logarithm and never above `max_logit_scale`."""
         return self.log_logit_scale.exp().clamp(max=self.config.max_logit_scale)
 
-    def image_features(self, pixel_values: Tensor) -> Tensor:
+    def image_features(self, pixel_values: Tensor, any_size: bool = False) -> Tensor:
         """Normalised pixels (B, C, H, W) -> the ViT's tokens, pooled to one (B, D)."""
-        tokens = self.vision(pixel_values)
+        tokens = self.vision(pixel_values, any_size)
         if self.config.image_pool == "first":
             return tokens[:, 0]
         return tokens[:, int(self.config.vision.cls_token) :].mean(dim=1)
@@ -133,9 +133,12 @@ class DistilCLIP(nn.Module):
         """What `image_features` gives (B, D) -> unit vectors (B, E), with gradients."""
         return F.normalize(self.image_projection(features).float(), dim=-1)
 
-    def embed_image(self, pixel_values: Tensor) -> Tensor:
-        """Normalised pixels (B, C, H, W) -> unit vectors (B, E), with gradients."""
-        return self.embed_image_features(self.image_features(pixel_values))
+    def embed_image(self, pixel_values: Tensor, any_size: bool = False) -> Tensor:
+        """Normalised pixels (B, C, H, W) -> unit vectors (B, E), with gradients.
+
+        With `any_size` they need not have the model's size: see `ViT`.
+        """
+        return self.embed_image_features(self.image_features(pixel_values, any_size))
 
     def embed_text_features(self, features: Tensor) -> Tensor:
         """What the text encoder gives (B, D) -> unit vectors (B, E), with gradients."""

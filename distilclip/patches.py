@@ -42,7 +42,8 @@ class PatchEmbedding(nn.Module):
     """Cut an image into patches and project each to a token: (B, C, H, W) -> (B, N, D).
 
     The projection is a plain `nn.Linear` over the flat patch. It computes what a convolution
-    with kernel and stride `patch_size` computes, with the same weights, reshaped.
+    with kernel and stride `patch_size` computes, with the same weights, reshaped. Images are
+    squares of `image_size` pixels; with `any_size`, of any multiple of `patch_size`.
     """
 
     def __init__(self, image_size: int, patch_size: int, in_channels: int, dim: int):
@@ -58,8 +59,9 @@ class PatchEmbedding(nn.Module):
         self.num_patches = (image_size // patch_size) ** 2
         self.projection = nn.Linear(in_channels * patch_size**2, dim)
 
-    def forward(self, images: Tensor) -> Tensor:
-        expected = (self.in_channels, self.image_size, self.image_size)
+    def forward(self, images: Tensor, any_size: bool = False) -> Tensor:
+        side = images.shape[-1] if any_size else self.image_size
+        expected = (self.in_channels, side, side)
         if images.ndim != 4 or tuple(images.shape[1:]) != expected:
             raise ValueError(
                 f"Expected images of shape (batch, {', '.join(map(str, expected))}), "

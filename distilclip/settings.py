@@ -20,8 +20,8 @@ PRESETS = {
         "dim": 192,
         "depth": 6,
         "num_heads": 3,
-        "patch_dropout": 0.5,
         "image_pool": "mean",
+        "full_size_start": 0.6,
         "epochs": 120,
         "batch_size": 128,
         "lr": 1.5e-3,
@@ -94,6 +94,8 @@ class TrainConfig:
       the captions' projection, `lr` where it is not given. `lr` is everything else's.
     - `vision_model` names a pretrained ViT to start from; its shape takes the place of `dim`,
       `depth` and the like.
+    - `full_size_start` is the share of the epochs in which pictures come at half their width: a
+      quarter of the patches, a fraction of the work. After that they come whole.
     - `augmentation` scales the random views from 0 (none) to 1 (strong); `flip` mirrors half of
       the pictures, but none with a caption that speaks of left or right.
     - `precision` is "auto", "float32", "bfloat16" or "float16".
@@ -144,6 +146,7 @@ class TrainConfig:
     lr: float | None = None
     text_lr: float | None = None
     text_start: float | None = None
+    full_size_start: float | None = None
     vision_lr: float | None = None
     text_projection_lr: float | None = None
     weight_decay: float | None = None
@@ -180,7 +183,7 @@ class TrainConfig:
         for name in ("weight_decay", "clip_gradient", "augmentation", "evaluations", "micro_batch"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
-        for name in ("warmup", "beta2", "ema", "text_start"):
+        for name in ("warmup", "beta2", "ema", "text_start", "full_size_start"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}.")
         if self.text_lr and round(self.text_start * self.epochs) == self.epochs:
@@ -238,6 +241,7 @@ DEFAULTS = {
     "mask_positives": True,
     "text_lr": 0.0,
     "text_start": 0.0,
+    "full_size_start": 0.0,
     "beta2": 0.98,
     "clip_gradient": 1.0,
     "ema": 0.0,

@@ -19,6 +19,7 @@ from typing import Any
 
 import datasets
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import AdamW
 from tqdm import tqdm
@@ -56,6 +57,7 @@ from distilclip.scale import (
 )
 from distilclip.search import evaluate_retrieval
 from distilclip.settings import PRECISIONS, TrainConfig, TrainResult
+from distilclip.vit import ViTConfig
 from distilclip.watch import (
     epoch_line,
     evaluate_and_draw,
@@ -215,6 +217,20 @@ def draw_batch(
     return inputs, drawn.positives
 
 
+def picture_size(config: TrainConfig, shape: ViTConfig, epoch: int) -> int:
+    """The width of pictures in an epoch: half of it, in whole patches, before `full_size_start`."""
+    if epoch >= round(config.full_size_start * config.epochs):
+        return shape.image_size
+    return max(1, shape.image_size // shape.patch_size // 2) * shape.patch_size
+
+
+def shrink(pixels: Tensor, size: int) -> Tensor:
+    """uint8 pixels (B, C, S, S) -> the same pictures, smaller: (B, C, size, size)."""
+    if pixels.shape[-1] == size:
+        return pixels
+    return F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
+
+
 def prefetch(draw: Callable[[Any], tuple], items: Sequence, device: torch.device) -> Iterator:
     """`draw(item)` for each item; on a GPU, the next one is drawn while this one is at work.
 
@@ -269,7 +285,7 @@ def embed(
     pixels = views(inputs.pop("pixels"), inputs.pop("flip"), config, generator)
     pixels = normalise_pixels(pixels, model.config.image_mean, model.config.image_std)
     with autocast(device, run.precision):
-        image_embeds = model.embed_image(pixels)
+        image_embeds = model.embed_image(pixels, any_size=True)
         if "features" in inputs:
             return image_embeds, model.embed_text_features(**inputs)
         return image_embeds, model.embed_text(**inputs)
@@ -380,8 +396,11 @@ def train_epoch(
     order = enumerate(data.pairs.epoch(config.batch_size, config.seed, epoch), epoch * steps)
     remaining = [(step, rows) for step, rows in order if step >= run.step]
 
+    size = picture_size(config, run.model.config.vision, epoch)
+
     def draw(item: tuple[int, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-        return draw_batch(data, item[1], item[0], config, run.model.tokenize)
+        inputs, positives = draw_batch(data, item[1], item[0], config, run.model.tokenize)
+        return inputs | {"pixels": shrink(inputs["pixels"], size)}, positives
 
     started = time.perf_counter()
     for inputs, positives in prefetch(draw, remaining, run.model.log_logit_scale.device):

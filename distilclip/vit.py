@@ -108,7 +108,8 @@ class ViT(nn.Module):
     """Vision Transformer: pixel_values (B, C, H, W) -> tokens (B, 1 + N, D), [CLS] first.
 
     The tokens come out of the final LayerNorm. Without `cls_token` there are N, without
-    `final_norm` they come as the last block leaves them.
+    `final_norm` they come as the last block leaves them. With `any_size`, pictures may be
+    squares of another size than the configuration's: the position embeddings are resized.
     """
 
     def __init__(self, config: ViTConfig):
@@ -129,22 +130,22 @@ class ViT(nn.Module):
         )
         initialise(self)
 
-    def embed(self, pixel_values: Tensor) -> Tensor:
+    def embed(self, pixel_values: Tensor, any_size: bool = False) -> Tensor:
         """Patch tokens with their positions, [CLS] in front: what the first block reads."""
-        tokens = self.patch_embedding(pixel_values)
-        if self.cls_token is None:
-            tokens = tokens + self.position_embedding
-        else:
-            tokens = tokens + self.position_embedding[:, 1:]
+        tokens = self.patch_embedding(pixel_values, any_size)
+        positions = self.position_embedding
+        if any_size:
+            positions = resample_positions(positions, math.isqrt(tokens.shape[1]))
+        tokens = tokens + positions[:, -tokens.shape[1] :]
         if self.training and self.config.patch_dropout:
             tokens = drop_patches(tokens, self.config.patch_dropout)
         if self.cls_token is not None:
-            cls = self.cls_token + self.position_embedding[:, :1]
+            cls = self.cls_token + positions[:, :1]
             tokens = torch.cat([cls.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         return self.dropout(tokens)
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        tokens = self.embed(pixel_values)
+    def forward(self, pixel_values: Tensor, any_size: bool = False) -> Tensor:
+        tokens = self.embed(pixel_values, any_size)
         for block in self.blocks:
             tokens = block(tokens)
         return self.norm(tokens)
@@ -279,12 +280,12 @@ def resample_positions(positions: Tensor, side: int) -> Tensor:
 
     The N patches lie on a square grid; the new grid is read from the old one as a picture is
     resized (bicubic), as Dosovitskiy et al. (2021, section 3.2) do for larger images. The first
-    embedding is [CLS]'s and stays.
+    embedding is [CLS]'s and stays; without [CLS] there are N.
     """
-    cls, patches = positions[:, :1], positions[:, 1:]
-    old_side = math.isqrt(patches.shape[1])
+    old_side = math.isqrt(positions.shape[1])  # N is a square, and 1 + N is none
     if side == old_side:
         return positions
+    cls, patches = positions.tensor_split([positions.shape[1] - old_side**2], dim=1)
     grid = rearrange(patches, "1 (h w) d -> 1 d h w", h=old_side)
     grid = F.interpolate(grid, size=(side, side), mode="bicubic", align_corners=False)
     return torch.cat([cls, rearrange(grid, "1 d h w -> 1 (h w) d")], dim=1)

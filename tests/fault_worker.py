@@ -31,6 +31,7 @@ SETTINGS = {
     "batch_size": 8,
     "lr": 2e-3,
     "text_lr": 1e-3,
+    "full_size_start": 0.5,
     "ema": 0.9,
     "augmentation": 1.0,
     "precision": "float32",

@@ -63,4 +63,5 @@ def test_every_ablation_is_a_recipe_of_its_own():
 def test_a_peer_s_recipe_trains_everything_at_one_rate(recipe):
     config = TrainConfig(**recipe)
     rates = {config.lr, config.text_lr, config.vision_lr, config.text_projection_lr}
-    assert len(rates) == 1 and not config.patch_dropout and not config.mask_positives
+    assert len(rates) == 1 and not config.mask_positives
+    assert not config.patch_dropout and not config.full_size_start

@@ -27,8 +27,10 @@ from distilclip.train import (
     draw_batch,
     learning_rate,
     parameter_groups,
+    picture_size,
     prefetch,
     prepare_data,
+    shrink,
     start_run,
     train_epoch,
     update_average,
@@ -152,6 +154,40 @@ def test_a_text_encoder_that_starts_late_is_locked_before(config, tmp_path):
     assert any(not torch.equal(start[name], tensor) for name, tensor in moved.items())
 
 
+def test_pictures_come_at_half_their_width_before_full_size_start(config, tmp_path, monkeypatch):
+    sizes, embed = [], TRAIN.embed
+
+    def watching(run, inputs, *rest):
+        sizes.append(tuple(inputs["pixels"].shape[1:]))
+        return embed(run, inputs, *rest)
+
+    monkeypatch.setattr(TRAIN, "embed", watching)
+    result = train(config(tmp_path, epochs=4, full_size_start=0.5), progress=False)
+    steps = result.history[-1]["step"]
+    assert sizes == [(3, 16, 16)] * (steps // 2) + [(3, 32, 32)] * (steps // 2)
+
+
+@pytest.mark.parametrize(
+    ("image_size", "patch_size", "half"), [(48, 8, 24), (224, 16, 112), (40, 8, 16), (8, 8, 8)]
+)
+def test_half_the_width_is_a_whole_number_of_patches(image_size, patch_size, half):
+    config = TrainConfig(
+        image_size=image_size, patch_size=patch_size, epochs=10, full_size_start=0.66
+    )
+    sizes = [picture_size(config, config.model_config().vision, epoch) for epoch in range(10)]
+    assert sizes == [half] * 7 + [image_size] * 3
+
+
+def test_a_shrunk_picture_is_as_bright():
+    pixels = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8)
+    half = shrink(pixels, 4)
+    assert half.dtype == torch.uint8 and half.shape == (2, 3, 4, 4)
+    plain = torch.full((1, 3, 8, 8), 200, dtype=torch.uint8)
+    assert torch.equal(shrink(plain, 4), plain[..., :4, :4])
+    assert abs(half.float().mean() - pixels.float().mean()) < 3
+    assert shrink(pixels, 8) is pixels
+
+
 RANDOM = {"dropout": 0.1, "patch_dropout": 0.25, "augmentation": 1.0, "flip": True}
 
 
@@ -168,6 +204,8 @@ RANDOM = {"dropout": 0.1, "patch_dropout": 0.25, "augmentation": 1.0, "flip": Tr
         (2, {"text_lr": 1e-4, "text_start": 0.5, "ema": 0.9}),
         (3, {"text_lr": 1e-4, "text_start": 0.5}),  # the first step in which the captions learn
         (5, {"text_lr": 1e-4, "text_start": 0.5}),
+        (2, {"full_size_start": 0.5, "precision": "bfloat16"}),
+        (3, {"full_size_start": 0.5}),  # the first step with pictures of full size
     ],
 )
 def test_a_resumed_run_ends_with_the_same_weights(config, tmp_path, monkeypatch, stop, changes):
@@ -567,7 +605,7 @@ def test_presets_can_be_changed_one_by_one():
             {"epochs": 3, "text_lr": 1e-4, "text_start": 0.9},
             "text_start 0.9 of 3 epochs leaves the text encoder none to learn in",
         ),
-        ({"keep_patches": 0}, "keep_patches must be in"),
+        ({"full_size_start": 1.0}, "full_size_start must be in"),
     ],
 )
 def test_impossible_settings_are_refused(changes, message):

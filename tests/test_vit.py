@@ -131,6 +131,32 @@ def test_another_image_size_resizes_the_positions_as_transformers_does(tmp_path,
     assert ours.config.image_size == size
 
 
+@pytest.mark.parametrize("size", [16, 32, 40])
+def test_any_size_is_what_transformers_does_with_it(tmp_path, size):
+    theirs = save_reference(tmp_path).train()
+    ours = ViT.from_pretrained(tmp_path).train()
+    images = torch.randn(2, 3, size, size)
+    expected = theirs(images, interpolate_pos_encoding=True).last_hidden_state
+    result = ours(images, any_size=True)
+    assert (result - expected).abs().max() < 1e-5
+    for output in (result, expected):
+        output.square().sum().backward()
+    ours, theirs = ours.position_embedding.grad, theirs.embeddings.position_embeddings.grad
+    assert (ours - theirs).abs().max() < 1e-4 * theirs.abs().max()
+
+
+def test_any_size_without_cls_and_only_when_asked_for():
+    config = ViTConfig(image_size=32, patch_size=8, dim=8, depth=1, num_heads=2, cls_token=False)
+    vit = ViT(config)
+    assert vit(torch.zeros(1, 3, 16, 16), any_size=True).shape == (1, 4, 8)
+    with pytest.raises(ValueError, match="Expected images of shape"):
+        vit(torch.zeros(1, 3, 16, 16))
+    with pytest.raises(ValueError, match="Expected images of shape"):
+        vit(torch.zeros(1, 3, 16, 24), any_size=True)
+    with pytest.raises(ValueError, match="multiples of patch_size"):
+        vit(torch.zeros(1, 3, 12, 12), any_size=True)
+
+
 def test_positions_of_the_same_grid_stay_as_they_are():
     positions = torch.randn(1, 1 + 49, 8)
     assert torch.equal(resample_positions(positions, 7), positions)

@@ -47,6 +47,7 @@ SETTINGS = {
     "lr": 1e-3,
     "text_lr": 1e-4,
     "text_start": 0.5,
+    "full_size_start": 0.4,
     "ema": 0.9,
     "augmentation": 0.5,
     "precision": "float32",  # "auto" measures which is faster, and may decide otherwise next time
