@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[1]
 def run(path: Path) -> None:
     """Execute `path` in its own folder and write it back, without times or machine's traits."""
     notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(notebook, timeout=900, resources={"metadata": {"path": path.parent}})
+    place = {"metadata": {"path": path.parent}}
+    client = NotebookClient(notebook, timeout=900, coalesce_streams=True, resources=place)
     started = time.perf_counter()
     client.execute()
     for cell in notebook.cells:
