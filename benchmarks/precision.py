@@ -76,6 +76,7 @@ def windows(losses: list[float]) -> torch.Tensor:
 
 def measure(options: argparse.Namespace) -> dict:
     settings = {"batch_size": 32, "text_lr": 3e-5, "epochs": 3, "evaluations": 0}
+    settings |= {"full_size_start": 0.0}  # every patch from the first step on
     with tempfile.TemporaryDirectory() as place:
         if options.small:
             save_random_text(Path(place), systems.SMALL)
