@@ -1,8 +1,10 @@
 """The benchmarks about training count and time what they say."""
 
 import itertools
+import json
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from distilclip.train import train_epoch
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import ablations
+import less_work
 import t4_memory
 import time_to_recall
 
@@ -65,3 +68,32 @@ def test_a_peer_s_recipe_trains_everything_at_one_rate(recipe):
     rates = {config.lr, config.text_lr, config.vision_lr, config.text_projection_lr}
     assert len(rates) == 1 and not config.mask_positives
     assert not config.patch_dropout and not config.full_size_start
+
+
+def test_equal_time_is_as_long_as_the_whole_took_and_no_run_is_made_twice(tmp_path, monkeypatch):
+    asked = []
+
+    def train_once(changes, epochs, seed):
+        asked.append((changes, epochs, seed))
+        seconds = epochs * (10 if changes.get("full_size_start") is None else 6)
+        metrics = {"test": {"t2i_r10": 0.4}}
+        return {"epochs": epochs, "seconds": seconds, "images_per_second": 1, "metrics": metrics}
+
+    monkeypatch.setattr(less_work, "train_once", train_once)
+    options = Namespace(
+        seeds=[0, 1],
+        only=["small pictures first"],
+        budgets=[less_work.IMAGES, less_work.TIME],
+        augmentation=0.5,
+        out=tmp_path / "runs.json",
+        device_name="",
+        threads=1,
+    )
+    less_work.measure(options, {}, 12)
+    assert [(epochs, seed) for _, epochs, seed in asked] == [
+        (epochs, seed) for seed in (0, 1) for epochs in (12, 12, 20)
+    ]
+    whole, first = asked[0][0], asked[1][0]
+    assert first == whole | less_work.SAVINGS["small pictures first"]  # and nothing else
+    less_work.measure(options, {}, 12)
+    assert len(asked) == len(json.loads(options.out.read_text())["runs"]) == 6
