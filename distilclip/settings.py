@@ -92,6 +92,8 @@ class TrainConfig:
       locked for the share `text_start` of the epochs, and learns after that. `vision_lr` is
       the ViT's rate, `lr` where it is not given; 0 locks it. `text_projection_lr` is the rate of
       the captions' projection, `lr` where it is not given. `lr` is everything else's.
+    - `text_layers` above 0 lets only so many of the text encoder's last layers learn. What they
+      are given is computed once for each caption, and kept in memory.
     - `vision_model` names a pretrained ViT to start from; its shape takes the place of `dim`,
       `depth` and the like.
     - `full_size_start` is the share of the epochs in which pictures come at half their width: a
@@ -146,6 +148,7 @@ class TrainConfig:
     lr: float | None = None
     text_lr: float | None = None
     text_start: float | None = None
+    text_layers: int | None = None
     full_size_start: float | None = None
     vision_lr: float | None = None
     text_projection_lr: float | None = None
@@ -180,12 +183,21 @@ class TrainConfig:
             raise ValueError("text_lr and vision_lr must not be negative.")
         if self.vision_lr == 0 and not self.vision_model:
             raise ValueError("vision_lr 0 locks the ViT: name a pretrained one as vision_model.")
-        for name in ("weight_decay", "clip_gradient", "augmentation", "evaluations", "micro_batch"):
+        for name in (
+            "weight_decay",
+            "clip_gradient",
+            "augmentation",
+            "evaluations",
+            "micro_batch",
+            "text_layers",
+        ):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
         for name in ("warmup", "beta2", "ema", "text_start", "full_size_start"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}.")
+        if self.text_layers and not self.text_lr:
+            raise ValueError("text_layers needs a text_lr above 0: at 0 no layer learns.")
         if self.text_lr and round(self.text_start * self.epochs) == self.epochs:
             raise ValueError(
                 f"text_start {self.text_start} of {self.epochs} epochs leaves the text encoder "
@@ -241,6 +253,7 @@ DEFAULTS = {
     "mask_positives": True,
     "text_lr": 0.0,
     "text_start": 0.0,
+    "text_layers": 0,
     "full_size_start": 0.0,
     "beta2": 0.98,
     "clip_gradient": 1.0,

@@ -5,8 +5,9 @@ no network, MiniLM (Wang et al., 2020) stands in: a BERT whose tensors, renamed,
 DistilBERT. Built in chapter 4.
 """
 
+import copy
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -122,19 +123,55 @@ class TextEncoder(nn.Module):
     @torch.no_grad()
     def encode(self, texts: Sequence[str], batch_size: int = 64, progress: bool = False) -> Tensor:
         """Features of any number of texts, without gradients: strings -> (B, D)."""
+        features = torch.empty(len(texts), self.dim, device=next(self.parameters()).device)
+        for chosen, tokens in self._in_batches(texts, batch_size, progress):
+            features[chosen] = self(**tokens).float()
+        return features
+
+    @torch.no_grad()
+    def encode_below(
+        self, texts: Sequence[str], layers: int, batch_size: int = 64, progress: bool = False
+    ) -> list[Tensor]:
+        """What the last `layers` layers are given, without gradients: (T, D) for each text."""
+        given: list[Tensor] = [torch.empty(0)] * len(texts)
+        for chosen, tokens in self._in_batches(texts, batch_size, progress):
+            states = self.model(**tokens, output_hidden_states=True).hidden_states
+            lengths = tokens["attention_mask"].sum(dim=1).tolist()
+            for i, hidden, length in zip(chosen, states[-1 - layers], lengths, strict=True):
+                given[i] = hidden[:length].clone()
+        return given
+
+    def last_layers(self, layers: int, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+        """The last `layers` layers on what they are given: (B, T, D) -> (B, D).
+
+        The layers are this encoder's own: what they learn here, the encoder has learnt.
+        """
+        config = copy.deepcopy(self.model.config)
+        config.n_layers, config.vocab_size = 0, 1
+        with torch.device("meta"):  # it is to have no weights but those of the layers
+            upper = DistilBertModel(config)
+        upper.embeddings = _Given()
+        upper.transformer.layer = self.model.transformer.layer[-layers:]
+        states = upper(inputs_embeds=hidden, attention_mask=attention_mask)
+        return pool_text(states.last_hidden_state, attention_mask, self.pool)
+
+    def _in_batches(
+        self, texts: Sequence[str], batch_size: int, progress: bool
+    ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+        """Positions in `texts` and the tokens of the texts there, with dropout off meanwhile.
+
+        Texts of like length share a batch, so that little is padding.
+        """
         was_training = self.training
         self.eval()
         device = next(self.parameters()).device
-        # Texts of like length share a batch, so that little is padding; the order is put back.
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        features = torch.empty(len(texts), self.dim, device=device)
         starts = range(0, len(order), batch_size)
         for start in tqdm(starts, desc="encoding captions", disable=not progress):
             chosen = order[start : start + batch_size]
             tokens = self.tokenize([texts[i] for i in chosen])
-            features[chosen] = self(**{k: v.to(device) for k, v in tokens.items()}).float()
+            yield chosen, {k: v.to(device) for k, v in tokens.items()}
         self.train(was_training)
-        return features
 
     @classmethod
     def from_pretrained(cls, name: str | Path, pool: str | None = None) -> "TextEncoder":
@@ -154,6 +191,13 @@ class TextEncoder(nn.Module):
         except OSError:
             raise FileNotFoundError(_missing_text_encoder(name)) from None
         return cls(model, tokenizer, pool or default_pool, str(name)).eval()
+
+
+class _Given(nn.Module):
+    """In the place of a DistilBERT's embeddings: what is given is already embedded."""
+
+    def forward(self, input_ids: None, inputs_embeds: Tensor, *rest) -> Tensor:
+        return inputs_embeds
 
 
 def _checked_text(text: str) -> str:

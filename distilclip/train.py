@@ -21,6 +21,7 @@ import datasets
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from torch.optim import AdamW
 from tqdm import tqdm
 
@@ -57,6 +58,7 @@ from distilclip.scale import (
 )
 from distilclip.search import evaluate_retrieval
 from distilclip.settings import PRECISIONS, TrainConfig, TrainResult
+from distilclip.text import TextEncoder
 from distilclip.vit import ViTConfig
 from distilclip.watch import (
     epoch_line,
@@ -158,17 +160,34 @@ class TrainingData:
     """A split ready for training, and what is known of it before the first step.
 
     `features` (C, D) are the locked text encoder's for each of `pairs.captions`, None while it
-    is trained; `may_flip` (N, bool) says which images no caption ties to a side.
+    is trained. Where only its last layers are, `below` holds what those are given, (T, D) for
+    each caption. `may_flip` (N, bool) says which images no caption ties to a side.
     """
 
     pairs: TrainingPairs
     features: Tensor | None
     may_flip: Tensor
+    below: list[Tensor] | None = None
 
 
 def text_learns(config: TrainConfig, epoch: int) -> bool:
     """Whether the text encoder is trained in an epoch: not at rate 0, not before `text_start`."""
     return config.text_lr > 0 and epoch >= round(config.text_start * config.epochs)
+
+
+def unlock_text(text: TextEncoder, learns: bool, layers: int = 0) -> None:
+    """Let the text encoder learn, or only its last `layers` layers, or nothing of it.
+
+    Raises ValueError where it has fewer layers.
+    """
+    blocks = text.model.transformer.layer
+    if layers > len(blocks):
+        raise ValueError(
+            f"text_layers {layers} is too many: the text encoder {text.name} has {len(blocks)}."
+        )
+    text.requires_grad_(learns and not layers)
+    if learns and layers:
+        blocks[-layers:].requires_grad_(True)
 
 
 def prepare_data(
@@ -178,15 +197,18 @@ def prepare_data(
     progress: bool = False,
     epoch: int = 0,
 ) -> TrainingData:
-    """Decode every image once; with a text encoder locked at `epoch`, encode every caption once."""
+    """Decode every image once; encode every caption once by what is locked at `epoch`."""
     captions = list(rows["captions"])
     pixels = decode_pixels(rows, config.image_size, config.cache or None, progress)
     pairs = TrainingPairs(pixels, captions)
-    features = None
+    features = below = None
     if not text_learns(config, epoch):
         features = model.text.encode(pairs.captions, progress=progress).cpu()
+    if config.text_layers:
+        states = model.text.encode_below(pairs.captions, config.text_layers, progress=progress)
+        below = [hidden.cpu() for hidden in states]
     sided = [any(SIDES.search(text) for text in texts) for texts in captions]
-    return TrainingData(pairs, features, ~torch.tensor(sided))
+    return TrainingData(pairs, features, ~torch.tensor(sided), below)
 
 
 def draw_batch(
@@ -212,6 +234,11 @@ def draw_batch(
     caption_ids = drawn.caption_ids[share]
     if data.features is not None:
         inputs["features"] = data.features[caption_ids]
+    elif data.below is not None:
+        given = [data.below[i] for i in caption_ids.tolist()]
+        inputs["hidden"] = pad_sequence(given, batch_first=True)
+        masks = [torch.ones(len(hidden), dtype=torch.long) for hidden in given]
+        inputs["attention_mask"] = pad_sequence(masks, batch_first=True)
     else:
         inputs |= tokenize([data.pairs.captions[i] for i in caption_ids.tolist()])
     return inputs, drawn.positives
@@ -288,6 +315,9 @@ def embed(
         image_embeds = model.embed_image(pixels, any_size=True)
         if "features" in inputs:
             return image_embeds, model.embed_text_features(**inputs)
+        if "hidden" in inputs:
+            features = model.text.last_layers(config.text_layers, **inputs)
+            return image_embeds, model.embed_text_features(features)
         return image_embeds, model.embed_text(**inputs)
 
 
@@ -358,7 +388,7 @@ def start_run(config: TrainConfig, device: torch.device, saved: dict | None = No
         keep_freed_memory()
     torch.manual_seed(config.seed)
     model = DistilCLIP(config.model_config())
-    model.text.requires_grad_(config.text_lr > 0)
+    unlock_text(model.text, config.text_lr > 0, config.text_layers)
     model.vision.requires_grad_(config.vision_lr > 0)
     model.log_logit_scale.requires_grad_(config.learn_temperature)
     model.to(device)
@@ -389,7 +419,7 @@ def train_epoch(
     save: Callable[[], None],
 ) -> None:
     """What is left of an epoch, step by step; `save` is called when the last time is long ago."""
-    run.model.text.requires_grad_(text_learns(config, epoch))
+    unlock_text(run.model.text, text_learns(config, epoch), config.text_layers)
     if text_learns(config, epoch):
         data.features = None  # they stay as they are only while the encoder does
     steps = len(data.pairs) // config.batch_size
