@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import BertConfig, BertModel, DistilBertModel
 
 from distilclip import TextEncoder
@@ -111,3 +112,46 @@ def test_another_kind_of_model_is_refused(tmp_path, tokenizer):
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="must be a 'distilbert' or a 'bert'"):
         TextEncoder.from_pretrained(tmp_path)
+
+
+def split_in_two(encoder, texts, layers):
+    """Features by way of what the last layers are given, as training computes them."""
+    below = encoder.encode_below(texts, layers, batch_size=2)
+    hidden = pad_sequence(below, batch_first=True)
+    masks = [torch.ones(len(h), dtype=torch.long) for h in below]
+    return encoder.last_layers(layers, hidden, pad_sequence(masks, batch_first=True))
+
+
+CUT = ["a red heart", "a cat with tears of joy and a hat", "up", "two hands, one above the other"]
+
+
+@pytest.mark.parametrize("pool", ["mean", "cls"])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_an_encoder_that_is_cut_in_two_gives_the_same_features_and_gradients(
+    small_text, pool, layers
+):
+    small_text.eval().pool = pool
+    small_text.model.embeddings.requires_grad_(False)
+    tokens = small_text.tokenize(CUT)
+    results = []
+    for features in (small_text(**tokens), split_in_two(small_text, CUT, layers)):
+        small_text.zero_grad(set_to_none=True)
+        features.square().sum().backward()
+        learning = small_text.model.transformer.layer[-layers:].named_parameters()
+        results.append((features, {name: p.grad.clone() for name, p in learning}))
+    (whole, expected), (halves, gradients) = results
+    torch.testing.assert_close(halves, whole)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(gradients[name], gradient)
+
+
+def test_cutting_an_encoder_leaves_it_as_it_was(small_text):
+    before, state = (
+        {n: t.clone() for n, t in small_text.state_dict().items()},
+        torch.get_rng_state(),
+    )
+    small_text.train()
+    split_in_two(small_text.eval(), CUT, 1)
+    assert small_text.model.config.n_layers == 2 and not small_text.training
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(before[n], t) for n, t in small_text.state_dict().items())

@@ -16,7 +16,7 @@ import torch
 from PIL import Image, ImageDraw
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import ViTConfig, ViTModel
+from transformers import DistilBertConfig, DistilBertModel, ViTConfig, ViTModel
 
 from distilclip import DistilCLIP, TrainConfig, load_pairs, train
 from distilclip.checkpoint import STATE_FILE, read_state
@@ -154,6 +154,46 @@ def test_a_text_encoder_that_starts_late_is_locked_before(config, tmp_path):
     assert any(not torch.equal(start[name], tensor) for name, tensor in moved.items())
 
 
+@pytest.fixture(scope="module")
+def two_layers(tmp_path_factory, tokenizer):
+    """The folder of a random DistilBERT of two layers, without dropout."""
+    torch.manual_seed(0)
+    sizes = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32}
+    shape = DistilBertConfig(vocab_size=len(tokenizer), **sizes, dropout=0, attention_dropout=0)
+    folder = tmp_path_factory.mktemp("models") / "two_layers"
+    DistilBertModel(shape).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def test_only_the_last_layers_of_the_text_encoder_learn(config, tmp_path, two_layers):
+    changes = {"text_model": two_layers, "text_lr": 1e-3, "text_layers": 1, "epochs": 2}
+    settings = config(tmp_path, **changes, text_start=0.5, sort_captions=True)
+    result = train(settings, progress=False)
+    start = DistilCLIP(settings.model_config()).text.state_dict()
+    moved = {n for n, t in result.model.text.state_dict().items() if not torch.equal(start[n], t)}
+    last = {n for n in start if n.startswith("model.transformer.layer.1.")}
+    # A key's bias shifts all scores of a row alike: softmax does not see it.
+    assert last - {"model.transformer.layer.1.attention.k_lin.bias"} <= moved <= last
+
+
+def test_what_the_locked_layers_gave_changes_no_loss(config, tmp_path, two_layers, monkeypatch):
+    changes = {"text_model": two_layers, "text_lr": 1e-3, "epochs": 2}
+    kept = train(config(tmp_path / "kept", **changes, text_layers=1), progress=False)
+    # The same layers learn, and the whole encoder reads every caption anew.
+    unlock = TRAIN.unlock_text
+    monkeypatch.setattr(TRAIN, "unlock_text", lambda text, learns, _: unlock(text, learns, 1))
+    read = train(config(tmp_path / "read", **changes), progress=False)
+    np.testing.assert_allclose(losses(kept.history), losses(read.history), rtol=1e-5)
+
+
+def test_more_layers_than_there_are_cannot_learn(config, tmp_path, two_layers):
+    settings = config(tmp_path, text_model=two_layers, text_lr=1e-3, text_layers=3)
+    with pytest.raises(ValueError, match=r"text_layers 3 is too many: .* has 2\."):
+        train(settings, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
 def test_pictures_come_at_half_their_width_before_full_size_start(config, tmp_path, monkeypatch):
     sizes, embed = [], TRAIN.embed
 
@@ -204,6 +244,8 @@ RANDOM = {"dropout": 0.1, "patch_dropout": 0.25, "augmentation": 1.0, "flip": Tr
         (2, {"text_lr": 1e-4, "text_start": 0.5, "ema": 0.9}),
         (3, {"text_lr": 1e-4, "text_start": 0.5}),  # the first step in which the captions learn
         (5, {"text_lr": 1e-4, "text_start": 0.5}),
+        (3, {"text_lr": 1e-4, "text_layers": 1, "text_start": 0.5}),
+        (5, {"text_lr": 1e-4, "text_layers": 1, "micro_batch": 5, "ema": 0.9}),
         (2, {"full_size_start": 0.5, "precision": "bfloat16"}),
         (3, {"full_size_start": 0.5}),  # the first step with pictures of full size
     ],
@@ -606,6 +648,8 @@ def test_presets_can_be_changed_one_by_one():
             "text_start 0.9 of 3 epochs leaves the text encoder none to learn in",
         ),
         ({"full_size_start": 1.0}, "full_size_start must be in"),
+        ({"text_layers": 2}, "text_layers needs a text_lr above 0"),
+        ({"text_layers": -1, "text_lr": 1e-4}, "text_layers must not be negative"),
     ],
 )
 def test_impossible_settings_are_refused(changes, message):
