@@ -70,6 +70,28 @@ def test_a_peer_s_recipe_trains_everything_at_one_rate(recipe):
     assert not config.patch_dropout and not config.full_size_start
 
 
+def test_each_peer_gets_twice_the_time_that_ours_needed_with_the_same_seed(monkeypatch):
+    def train_once(settings, epochs, seed):
+        ours = "text_layers" in settings
+        recall = 0.05 * (epochs - seed) if ours else 0.3 + 0.1 * seed
+        return {
+            "seed": seed,
+            "epochs": epochs,
+            "seconds": epochs * (30 if ours else 60),
+            "t2i_r10": recall,
+        }
+
+    monkeypatch.setattr(time_to_recall, "train_once", train_once)
+    results = time_to_recall.compare({}, goal=0.4, epochs=8, seeds=(0, 1))
+    ours, *peers = results["runs"].values()
+    assert [(run["seed"], run["epochs"]) for run in ours] == [(0, 8), (1, 8), (1, 10)]
+    for peer in peers:
+        epochs = [(run["seed"], run["epochs"]) for run in peer]
+        assert epochs == [(0, 1), (0, 8), (1, 1), (1, 10)]
+    bars = [bar["measured"] for bar in results["bars"].values()]
+    assert bars == [pytest.approx(0.4 / 0.35, abs=1e-3)] * 2
+
+
 def test_equal_time_is_as_long_as_the_whole_took_and_no_run_is_made_twice(tmp_path, monkeypatch):
     asked = []
 
