@@ -22,7 +22,7 @@ from distilclip.data import normalise_pixels, pixels_of
 from distilclip.files import save_tensors, save_tokenizer, write_text
 from distilclip.hub import checkpoint_files, find_file, load_file, read_json
 from distilclip.loss import cosines
-from distilclip.text import TextEncoder, _load_tokenizer
+from distilclip.text import TextEncoder, _load_tokenizer, in_batches
 from distilclip.vit import ViT, ViTConfig, orthogonal
 
 EMOJI_MODEL = Path(__file__).parent / "emoji" / "model"
@@ -183,12 +183,11 @@ class DistilCLIP(nn.Module):
         texts = [texts] if isinstance(texts, str) else list(texts)
         was_training, device = self.training, self.log_logit_scale.device
         self.eval()
-        embeds = [torch.empty(0, self.config.embed_dim, device=device)]
-        for start in range(0, len(texts), batch_size):
-            tokens = self.tokenize(texts[start : start + batch_size])
-            embeds.append(self.embed_text(**{k: v.to(device) for k, v in tokens.items()}))
+        embeds = torch.empty(len(texts), self.config.embed_dim, device=device)
+        for chosen, tokens in in_batches(self.tokenize(texts), batch_size, device):
+            embeds[chosen] = self.embed_text(**tokens)
         self.train(was_training)
-        return torch.cat(embeds)
+        return embeds
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Token ids and mask, (B, T) each, as this model's configuration wants them."""

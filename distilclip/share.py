@@ -30,7 +30,7 @@ from distilclip.data import HUB_SOURCES, normalise_pixels, pixels_of
 from distilclip.files import save_tokenizer, write_text, write_whole
 from distilclip.hub import find_file, looks_like_hub_id, network_is_missing
 from distilclip.model import DistilCLIP, DistilCLIPConfig, DistilCLIPOutput
-from distilclip.text import MINILM_HUB_ID, _resolve_text_name
+from distilclip.text import MINILM_HUB_ID, _resolve_text_name, in_batches
 
 USAGE = """## Use
 
@@ -251,15 +251,18 @@ class OnnxDistilCLIP:
     def encode_text(self, texts: str | Sequence[str], batch_size: int = 64) -> Tensor:
         """Strings -> unit vectors (B, E)."""
         texts = [texts] if isinstance(texts, str) else list(texts)
-        embeds = [torch.empty(0, self.config.embed_dim)]
-        for start in range(0, len(texts), batch_size):
-            encoded = self.tokenizer.encode_batch(texts[start : start + batch_size])
-            inputs = {
-                "input_ids": torch.tensor([item.ids for item in encoded]).numpy(),
-                "attention_mask": torch.tensor([item.attention_mask for item in encoded]).numpy(),
-            }
-            embeds.append(torch.from_numpy(self.text.run(None, inputs)[0]))
-        return torch.cat(embeds)
+        embeds = torch.empty(len(texts), self.config.embed_dim)
+        if not texts:
+            return embeds
+        encoded = self.tokenizer.encode_batch(texts)
+        tokens = {
+            "input_ids": torch.tensor([item.ids for item in encoded]),
+            "attention_mask": torch.tensor([item.attention_mask for item in encoded]),
+        }
+        for chosen, batch in in_batches(tokens, batch_size, embeds.device):
+            inputs = {name: ids.numpy() for name, ids in batch.items()}
+            embeds[chosen] = torch.from_numpy(self.text.run(None, inputs)[0])
+        return embeds
 
 
 class DistilCLIPModelConfig(transformers.PreTrainedConfig):

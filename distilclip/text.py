@@ -80,6 +80,22 @@ def pool_text(hidden: Tensor, attention_mask: Tensor, how: str) -> Tensor:
     return (hidden * mask).sum(dim=1) / mask.sum(dim=1)
 
 
+def in_batches(
+    tokens: dict[str, Tensor], batch_size: int, device: torch.device, progress: bool = False
+) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    """Captions of like length together: their positions, and their tokens (B, T) on `device`.
+
+    T is the longest of the batch, so that hardly anything is padding.
+    """
+    mask = tokens["attention_mask"]
+    order = mask.sum(dim=1).argsort(stable=True)
+    starts = range(0, len(order), batch_size)
+    for start in tqdm(starts, desc="encoding captions", disable=not progress):
+        chosen = order[start : start + batch_size]
+        used = mask[chosen].any(dim=0)
+        yield chosen, {name: ids[chosen][:, used].to(device) for name, ids in tokens.items()}
+
+
 class TextEncoder(nn.Module):
     """A DistilBERT with its tokenizer: (input_ids, attention_mask), both (B, T) -> (B, D).
 
@@ -109,6 +125,9 @@ class TextEncoder(nn.Module):
         What is longer is cut off. With `pad_to_max_length`, T is `max_length` for every batch.
         Raises ValueError for what is no text.
         """
+        if not len(texts):
+            empty = torch.empty(0, 0, dtype=torch.long)
+            return {"input_ids": empty, "attention_mask": empty}
         return dict(
             self.tokenizer(
                 [_checked_text(text) for text in texts],
@@ -123,9 +142,12 @@ class TextEncoder(nn.Module):
     @torch.no_grad()
     def encode(self, texts: Sequence[str], batch_size: int = 64, progress: bool = False) -> Tensor:
         """Features of any number of texts, without gradients: strings -> (B, D)."""
-        features = torch.empty(len(texts), self.dim, device=next(self.parameters()).device)
-        for chosen, tokens in self._in_batches(texts, batch_size, progress):
+        device, was_training = next(self.parameters()).device, self.training
+        features = torch.empty(len(texts), self.dim, device=device)
+        self.eval()
+        for chosen, tokens in in_batches(self.tokenize(texts), batch_size, device, progress):
             features[chosen] = self(**tokens).float()
+        self.train(was_training)
         return features
 
     @torch.no_grad()
@@ -133,12 +155,17 @@ class TextEncoder(nn.Module):
         self, texts: Sequence[str], layers: int, batch_size: int = 64, progress: bool = False
     ) -> list[Tensor]:
         """What the last `layers` layers are given, without gradients: (T, D) for each text."""
+        device, was_training = next(self.parameters()).device, self.training
         given: list[Tensor] = [torch.empty(0)] * len(texts)
-        for chosen, tokens in self._in_batches(texts, batch_size, progress):
+        self.eval()
+        for chosen, tokens in in_batches(self.tokenize(texts), batch_size, device, progress):
             states = self.model(**tokens, output_hidden_states=True).hidden_states
             lengths = tokens["attention_mask"].sum(dim=1).tolist()
-            for i, hidden, length in zip(chosen, states[-1 - layers], lengths, strict=True):
+            for i, hidden, length in zip(
+                chosen.tolist(), states[-1 - layers], lengths, strict=True
+            ):
                 given[i] = hidden[:length].clone()
+        self.train(was_training)
         return given
 
     def last_layers(self, layers: int, hidden: Tensor, attention_mask: Tensor) -> Tensor:
@@ -154,24 +181,6 @@ class TextEncoder(nn.Module):
         upper.transformer.layer = self.model.transformer.layer[-layers:]
         states = upper(inputs_embeds=hidden, attention_mask=attention_mask)
         return pool_text(states.last_hidden_state, attention_mask, self.pool)
-
-    def _in_batches(
-        self, texts: Sequence[str], batch_size: int, progress: bool
-    ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-        """Positions in `texts` and the tokens of the texts there, with dropout off meanwhile.
-
-        Texts of like length share a batch, so that little is padding.
-        """
-        was_training = self.training
-        self.eval()
-        device = next(self.parameters()).device
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        starts = range(0, len(order), batch_size)
-        for start in tqdm(starts, desc="encoding captions", disable=not progress):
-            chosen = order[start : start + batch_size]
-            tokens = self.tokenize([texts[i] for i in chosen])
-            yield chosen, {k: v.to(device) for k, v in tokens.items()}
-        self.train(was_training)
 
     @classmethod
     def from_pretrained(cls, name: str | Path, pool: str | None = None) -> "TextEncoder":

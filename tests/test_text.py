@@ -6,7 +6,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import BertConfig, BertModel, DistilBertModel
 
 from distilclip import TextEncoder
-from distilclip.text import _resolve_text_name, bert_to_distilbert
+from distilclip.text import _resolve_text_name, bert_to_distilbert, in_batches
 
 TEXTS = ["a smiling cat", "a very long caption about a large red balloon over the sea", "dog"]
 
@@ -79,6 +79,26 @@ def test_encode_keeps_the_order_and_the_mode(small_text):
         with torch.no_grad():
             alone = small_text(**small_text.tokenize([text]))[0]
         assert (feature - alone).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_captions_of_like_length_share_a_batch_and_hardly_anything_is_padding(side):
+    lengths = torch.randint(1, 65, (1000,), generator=torch.Generator().manual_seed(0))
+    places = torch.arange(64).expand(1000, 64)
+    mask = places < lengths[:, None] if side == "right" else places >= 64 - lengths[:, None]
+    ids = torch.arange(1000)[:, None].expand(1000, 64)
+    tokens = {"input_ids": ids, "attention_mask": mask.long()}
+    batches = list(in_batches(tokens, 64, torch.device("cpu")))
+    assert torch.cat([chosen for chosen, _ in batches]).sort().values.equal(torch.arange(1000))
+    for chosen, part in batches:
+        assert torch.equal(part["input_ids"][:, 0], chosen)
+        assert torch.equal(part["attention_mask"].sum(dim=1), lengths[chosen])
+    computed = sum(part["input_ids"].numel() for _, part in batches)
+    assert lengths.sum() > 0.9 * computed
+
+
+def test_no_texts_give_no_features(small_text):
+    assert small_text.encode([]).shape == (0, 32) and small_text.encode_below([], 1) == []
 
 
 def test_a_loaded_encoder_stays_in_evaluation_mode():
