@@ -16,7 +16,7 @@ help: ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
 
 book: $(READY) ## set up, run every notebook, render the book
-	@echo "==> Running the notebooks and rendering the book (about 5 minutes the first time)"
+	@echo "==> Running the notebooks and rendering the book (some 6 minutes the first time)"
 	@$(BIN)/python tools/fresh_cache.py
 	@$(BIN)/python tools/fill_cache.py
 	@$(BIN)/python tools/build_search_page.py
