@@ -112,9 +112,16 @@ def arguments(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def run(measure: Callable[[argparse.Namespace], dict], description: str) -> None:
-    """Measure as the command line says, and write the results with their circumstances."""
-    options = arguments(description).parse_args()
+def run(
+    measure: Callable[[argparse.Namespace], dict],
+    description: str,
+    parser: argparse.ArgumentParser | None = None,
+) -> None:
+    """Measure as the command line says, and write the results with their circumstances.
+
+    `parser` has options of its own besides those of `arguments`.
+    """
+    options = (parser or arguments(description)).parse_args()
     torch.set_num_threads(options.threads)
     results = measure(options)
     if options.out:

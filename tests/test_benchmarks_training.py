@@ -92,6 +92,20 @@ def test_each_peer_gets_twice_the_time_that_ours_needed_with_the_same_seed(monke
     assert bars == [pytest.approx(0.4 / 0.35, abs=1e-3)] * 2
 
 
+def test_the_small_race_has_a_text_encoder_with_layers_enough(monkeypatch):
+    asked = []
+
+    def train_once(settings, epochs, seed):
+        config = json.loads((Path(settings["text_model"]) / "config.json").read_text())
+        asked.append((settings.get("text_layers", 0), config["n_layers"]))
+        return {"seed": seed, "epochs": epochs, "seconds": 1.0, "t2i_r10": 1.0}
+
+    monkeypatch.setattr(time_to_recall, "train_once", train_once)
+    time_to_recall.measure(Namespace(small=True, seeds=[0, 1]))
+    assert len(asked) == 5  # of one seed
+    assert all(layers <= there for layers, there in asked)
+
+
 def test_equal_time_is_as_long_as_the_whole_took_and_no_run_is_made_twice(tmp_path, monkeypatch):
     asked = []
 
