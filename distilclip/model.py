@@ -182,9 +182,10 @@ class DistilCLIP(nn.Module):
         """Strings -> unit vectors (B, E), without gradients."""
         texts = [texts] if isinstance(texts, str) else list(texts)
         was_training, device = self.training, self.log_logit_scale.device
-        self.eval()
+        batches = in_batches(self.tokenize(texts), batch_size, device)
         embeds = torch.empty(len(texts), self.config.embed_dim, device=device)
-        for chosen, tokens in in_batches(self.tokenize(texts), batch_size, device):
+        self.eval()
+        for chosen, tokens in batches:
             embeds[chosen] = self.embed_text(**tokens)
         self.train(was_training)
         return embeds

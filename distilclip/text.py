@@ -143,9 +143,10 @@ class TextEncoder(nn.Module):
     def encode(self, texts: Sequence[str], batch_size: int = 64, progress: bool = False) -> Tensor:
         """Features of any number of texts, without gradients: strings -> (B, D)."""
         device, was_training = next(self.parameters()).device, self.training
+        batches = in_batches(self.tokenize(texts), batch_size, device, progress)
         features = torch.empty(len(texts), self.dim, device=device)
         self.eval()
-        for chosen, tokens in in_batches(self.tokenize(texts), batch_size, device, progress):
+        for chosen, tokens in batches:
             features[chosen] = self(**tokens).float()
         self.train(was_training)
         return features
@@ -156,14 +157,13 @@ class TextEncoder(nn.Module):
     ) -> list[Tensor]:
         """What the last `layers` layers are given, without gradients: (T, D) for each text."""
         device, was_training = next(self.parameters()).device, self.training
+        batches = in_batches(self.tokenize(texts), batch_size, device, progress)
         given: list[Tensor] = [torch.empty(0)] * len(texts)
         self.eval()
-        for chosen, tokens in in_batches(self.tokenize(texts), batch_size, device, progress):
+        for chosen, tokens in batches:
             states = self.model(**tokens, output_hidden_states=True).hidden_states
             lengths = tokens["attention_mask"].sum(dim=1).tolist()
-            for i, hidden, length in zip(
-                chosen.tolist(), states[-1 - layers], lengths, strict=True
-            ):
+            for i, hidden, length in zip(chosen, states[-1 - layers], lengths, strict=True):
                 given[i] = hidden[:length].clone()
         self.train(was_training)
         return given

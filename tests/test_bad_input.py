@@ -418,9 +418,12 @@ def test_any_text_has_a_unit_vector(small_model, text):
 
 @pytest.mark.parametrize("thing", [None, 3, b"bytes", ["a"], "half \ud83d"])
 def test_what_is_no_text_is_refused(thing, small_model):
-    with pytest.raises(ValueError, match=r"Expected a text|half a character") as refused:
-        small_model.encode_text([thing])
-    assert is_one_sentence(str(refused.value))
+    small_model.train()
+    for encode in (small_model.encode_text, small_model.text.encode):
+        with pytest.raises(ValueError, match=r"Expected a text|half a character") as refused:
+            encode([thing])
+        assert is_one_sentence(str(refused.value))
+    assert small_model.training and small_model.text.training
 
 
 # Tables of captions
