@@ -192,6 +192,8 @@ def test_class_probabilities_sum_to_one_and_ensemble_templates(small_model):
     )
     cosines = small_model.encode_image(images) @ F.normalize(means, dim=-1).T
     assert torch.allclose(probabilities, (small_model.logit_scale * cosines).softmax(1), atol=1e-6)
+    encoded = small_model.encode_image(images)
+    assert torch.equal(zero_shot_classify(small_model, encoded, names, templates), probabilities)
 
 
 def test_a_template_needs_a_place_for_the_name(small_model):
