@@ -159,15 +159,31 @@ def _choose_device(name: str) -> torch.device:
 class TrainingData:
     """A split ready for training, and what is known of it before the first step.
 
-    `features` (C, D) are the locked text encoder's for each of `pairs.captions`, None while it
-    is trained. Where only its last layers are, `below` holds what those are given, (T, D) for
-    each caption. `may_flip` (N, bool) says which images no caption ties to a side.
+    `features` (C, D) are the locked text encoder's for each of `pairs.captions`, and then for
+    what else `encode_text` was given; None while it is trained. Where only its last layers are,
+    `below` holds what those are given, (T, D) for each caption. `may_flip` (N, bool) says which
+    images no caption ties to a side.
     """
 
     pairs: TrainingPairs
     features: Tensor | None
     may_flip: Tensor
     below: list[Tensor] | None = None
+
+    def __post_init__(self):
+        self.row_of = {caption: row for row, caption in enumerate(self.pairs.captions)}
+
+    @torch.no_grad()
+    def encode_text(self, model: DistilCLIP, texts: Sequence[str]) -> Tensor:
+        """`model.encode_text`, but a locked text encoder reads a caption once in the whole run."""
+        if self.features is None:
+            return model.encode_text(texts)
+        if new := [text for text in dict.fromkeys(texts) if text not in self.row_of]:
+            features = model.text.encode(new).cpu()
+            self.row_of |= {text: len(self.features) + n for n, text in enumerate(new)}
+            self.features = torch.cat([self.features, features])
+        features = self.features[[self.row_of[text] for text in texts]]
+        return model.embed_text_features(features.to(model.log_logit_scale.device))
 
 
 def text_learns(config: TrainConfig, epoch: int) -> bool:
@@ -506,9 +522,12 @@ def train(config: TrainConfig, progress: bool = True) -> TrainResult:
             if board is not None:
                 log_to_tensorboard(board, lines)
 
+        def encode_text(texts: Sequence[str]) -> Tensor:
+            return data.encode_text(run.outcome, texts)
+
         def evaluate_validation() -> dict[str, float]:
             sheet = folder / "samples" / f"step_{run.step:06}.png"
-            return evaluate_and_draw(run.outcome, validation, held_out, sheet)
+            return evaluate_and_draw(run.outcome, validation, held_out, sheet, encode_text)
 
         try:
             if not saved:
@@ -533,7 +552,8 @@ def train(config: TrainConfig, progress: bool = True) -> TrainResult:
                 if split == "validation":
                     metrics[split] = evaluate_validation()
                 else:
-                    metrics[split] = evaluate_retrieval(run.outcome, splits[split])
+                    rows = splits[split]
+                    metrics[split] = evaluate_retrieval(run.outcome, rows, encode_text=encode_text)
             log([{"kind": "final", "split": s, "step": run.step} | m for s, m in metrics.items()])
             save()
         except KeyboardInterrupt:

@@ -6,7 +6,7 @@ that it ranks first; a look at one such sheet says more than a curve.
 
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import datasets
@@ -27,17 +27,22 @@ RIGHT = "#009E73"  # the frame of the right picture
 
 
 def evaluate_and_draw(
-    model: DistilCLIP, rows: datasets.Dataset, pixels: Tensor, file: Path
+    model: DistilCLIP,
+    rows: datasets.Dataset,
+    pixels: Tensor,
+    file: Path,
+    encode_text: Callable[[Sequence[str]], Tensor],
 ) -> dict[str, float]:
     """`retrieval_metrics` of a model on a split, and a sheet of samples in `file`.
 
-    `pixels` (N, 3, S, S) are the split's pictures, decoded. The queries are the first captions of
-    `QUERIES` rows at equal distances: always the same ones, so that sheets can be compared.
+    `pixels` (N, 3, S, S) are the split's pictures, decoded; `encode_text` makes captions unit
+    vectors. The queries are the first captions of `QUERIES` rows at equal distances: always the
+    same ones, so that sheets can be compared.
     """
     captions_of_rows = list(rows["captions"])
     texts = [text for captions in captions_of_rows for text in captions]
     owners = [row for row, captions in enumerate(captions_of_rows) for _ in captions]
-    image_embeds, text_embeds = model.encode_image(pixels), model.encode_text(texts)
+    image_embeds, text_embeds = model.encode_image(pixels), encode_text(texts)
     chosen = sorted({round(k * (len(rows) - 1) / (QUERIES - 1)) for k in range(QUERIES)})
     scores = text_embeds[[owners.index(row) for row in chosen]] @ image_embeds.T
     queries = [captions_of_rows[row][0] for row in chosen]

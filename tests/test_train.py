@@ -22,6 +22,7 @@ from distilclip import DistilCLIP, TrainConfig, load_pairs, train
 from distilclip.checkpoint import STATE_FILE, read_state
 from distilclip.data import normalise_pixels, seeded
 from distilclip.memory import keep_freed_memory
+from distilclip.search import evaluate_retrieval
 from distilclip.train import (
     autocast,
     draw_batch,
@@ -123,6 +124,32 @@ def test_a_locked_text_encoder_stays_as_it_was_and_a_tuned_one_moves(config, tmp
         assert same == (text_lr == 0)
         state = load_file(tmp_path / f"{text_lr}" / STATE_FILE)
         assert any(name.startswith("model.text.") for name in state) == (text_lr > 0)
+
+
+def test_a_locked_text_encoder_reads_a_caption_once_in_a_run(config, tmp_path, monkeypatch):
+    settings = config(tmp_path / "x", text_lr=0)
+    run = start_run(settings, CPU)
+    data = prepare_data(run.model, load_pairs(settings.data)["train"], settings)
+    read = []
+    encode = run.model.text.encode
+    monkeypatch.setattr(run.model.text, "encode", lambda texts: read.extend(texts) or encode(texts))
+    known = data.pairs.captions
+    queries = [known[5], "something else", known[0], "something new", "something else"]
+    for _ in range(2):
+        embeds = data.encode_text(run.model, queries)
+        assert (embeds - run.model.encode_text(queries)).abs().max() < 1e-5
+    assert read == ["something else", "something new"] and not embeds.requires_grad
+    data.features = None  # it begins to learn
+    assert torch.equal(data.encode_text(run.model, queries), run.model.encode_text(queries))
+
+
+@pytest.mark.parametrize("changes", [{"text_lr": 0}, {"text_lr": 1e-3, "text_start": 0.6}])
+def test_a_runs_metrics_are_those_of_its_model(config, tmp_path, changes):
+    settings = config(tmp_path / "run", epochs=3, evaluations=3, ema=0.5, **changes)
+    result = train(settings, progress=False)
+    splits = load_pairs(settings.data)
+    for split, metrics in result.metrics.items():
+        assert evaluate_retrieval(result.model, splits[split]) == pytest.approx(metrics)
 
 
 def test_a_setting_that_an_older_version_did_not_know_was_off_then(config, tmp_path):
