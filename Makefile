@@ -29,7 +29,7 @@ test: $(READY) ## set up, check style, run the unit tests and compare every note
 	$(BIN)/ruff format --check .
 	@echo "==> Unit tests, and every notebook against its stored output (pytest, nbval)"
 	@# A worker a core and a thread a worker: most tests are too small to share among threads.
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile \
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
 		--nbval --nbval-current-env notebooks tests
 
 check: $(READY) ## look at the rendered book: links, spelling, contrast, keyboard (chromium, npm)

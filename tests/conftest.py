@@ -1,5 +1,6 @@
 """What several tests share: small models with random weights, and no network."""
 
+import gc
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -11,6 +12,22 @@ from transformers import AutoTokenizer, DistilBertConfig, DistilBertModel
 from distilclip.model import DistilCLIP, DistilCLIPConfig
 from distilclip.text import TextEncoder, _resolve_text_name
 from distilclip.vit import ViTConfig
+
+gc.disable()  # while tests are collected: what is imported then is garbage for none
+
+# The files that take longest, which begin first: two workers then end at about the same time.
+LONGEST = ["08_train", "10_explain", "test_faults", "06_model", "09_search", "test_train", "03_vit"]
+LONGEST += ["test_search_page", "11_scale", "04_text", "test_share", "12_share"]
+
+
+def pytest_collection_modifyitems(items):
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
+
+def pytest_collection_finish():
+    gc.enable()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
