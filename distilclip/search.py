@@ -120,15 +120,20 @@ def evaluate_retrieval(
 
 
 def caption_bank(
-    model: DistilCLIP, captions_of_images: Sequence[Sequence[str]], batch_size: int = 64
+    model: DistilCLIP,
+    captions_of_images: Sequence[Sequence[str]],
+    batch_size: int = 64,
+    encode_text: Callable[[Sequence[str]], Tensor] | None = None,
 ) -> Tensor:
     """What known pictures are called, for `expand_queries`: unit vectors (C, E).
 
-    One for each different list of captions: the direction of their mean.
+    One for each different list of captions: the direction of their mean. `encode_text` as for
+    `evaluate_retrieval`.
     """
     known = list(dict.fromkeys(map(tuple, captions_of_images)))
     texts = [text for captions in known for text in captions]
-    parts = model.encode_text(texts, batch_size).split([len(captions) for captions in known])
+    embeds = encode_text(texts) if encode_text else model.encode_text(texts, batch_size)
+    parts = embeds.split([len(captions) for captions in known])
     return F.normalize(torch.stack([part.mean(dim=0) for part in parts]), dim=-1)
 
 

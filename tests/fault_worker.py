@@ -1,12 +1,14 @@
 """A training run in a process of its own, to which something happens on the way.
 
-`test_faults.py` starts these through multiprocessing's forkserver, so that PyTorch is imported
-once and each run costs half a second. A fault is a name and a number: where, and at which call.
+These are started through multiprocessing's forkserver, so that PyTorch is imported once and each
+run costs half a second. A fault is a name and a number: where, and at which call.
 """
 
+import multiprocessing
 import os
 import resource
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -39,6 +41,9 @@ SETTINGS = {
 }
 STEPS = 9  # three epochs of three batches
 
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["distilclip.train", "torch.utils.data"])
+
 
 def configure(data: Path, text: Path, out: Path, **changes) -> TrainConfig:
     """The run that all the tests of faults train: small, with everything random switched on."""
@@ -49,7 +54,9 @@ def configure(data: Path, text: Path, out: Path, **changes) -> TrainConfig:
 def work(
     sender, config: TrainConfig, fault: str = "", at: int = 0, group: dict[str, str] | None = None
 ) -> None:
-    """Train, with `fault` at its call number `at`; send how it ended, if it ends.
+    """Train, with `fault` at its call number `at`; send how it ended, if it ends: see `run`.
+
+    A fault that counts sends its count in the place of the metrics.
 
     `group` holds what torchrun tells a process of several that train together.
     """
@@ -60,11 +67,47 @@ def work(
     checkpoint.SAVE_SECONDS, checkpoint.SAVE_SHARE = 0, 1e9  # save after every step
     calls = FAULTS[fault](at) if fault else None
     try:
-        train(config, progress=False)
+        result = train(config, progress=False)
     except (Exception, KeyboardInterrupt) as error:
         sender.send((type(error).__name__, str(error)))
     else:
-        sender.send(("done", calls() if calls else 0))
+        sender.send(("done", calls() if calls else result.metrics))
+
+
+def start(*arguments):
+    """A worker in a process of its own, and the end at which its message arrives."""
+    receiver, sender = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=work, args=(sender, *arguments))
+    process.start()
+    sender.close()
+    return process, receiver
+
+
+def run(*arguments) -> tuple[str, object]:
+    """How a worker ended: ("killed", signal), ("done", metrics), or an error's name and text."""
+    return end_of(*start(*arguments))
+
+
+def end_of(process, receiver) -> tuple[str, object]:
+    """Wait for what `start` started, and say how it ended."""
+    try:
+        message = receiver.recv()
+    except EOFError:
+        message = None
+    process.join()
+    return message or ("killed", -process.exitcode)
+
+
+def together(config, fault="", at=0):
+    """How two processes that train together end; what happens, happens to the second."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    workers = [
+        start(config, rank * fault, rank * at, group | {"RANK": str(rank)}) for rank in range(2)
+    ]
+    return [end_of(*worker) for worker in workers]
 
 
 def kill() -> None:

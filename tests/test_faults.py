@@ -1,19 +1,17 @@
 """Nothing is lost: kills, Ctrl-C, full disks, damaged files and rivals, anywhere in a run."""
 
 import json
-import multiprocessing
 import os
 import random
 import resource
 import shutil
 import signal
-import socket
 import time
 
 import fault_worker
 import pytest
 import torch
-from fault_worker import STEPS, configure
+from fault_worker import STEPS, configure, run, start, together
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -33,9 +31,6 @@ from distilclip.cli import main
 from distilclip.data import decode_pixels
 from distilclip.index_cache import folder_index
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["distilclip.train", "torch.utils.data"])
-
 
 @pytest.fixture(autouse=True)
 def ctrl_c_works():
@@ -43,30 +38,6 @@ def ctrl_c_works():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
-
-
-def start(*arguments):
-    """A worker in a process of its own, and the end at which its message arrives."""
-    receiver, sender = CONTEXT.Pipe(duplex=False)
-    process = CONTEXT.Process(target=fault_worker.work, args=(sender, *arguments))
-    process.start()
-    sender.close()
-    return process, receiver
-
-
-def run(*arguments) -> tuple[str, object]:
-    """How a worker ended: ("killed", signal), ("done", calls), or an error's name and text."""
-    return end_of(*start(*arguments))
-
-
-def end_of(process, receiver) -> tuple[str, object]:
-    """Wait for what `start` started, and say how it ended."""
-    try:
-        message = receiver.recv()
-    except EOFError:
-        message = None
-    process.join()
-    return message or ("killed", -process.exitcode)
 
 
 @pytest.fixture(scope="module")
@@ -295,18 +266,6 @@ def test_two_runs_never_share_a_folder(whole, config, tmp_path):
     first.join()
     assert go_on(config, out)[0] == "done"
     assert_same(out, whole[0])
-
-
-def together(config, fault="", at=0):
-    """How two processes that train together end; what happens, happens to the second."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    workers = [
-        start(config, rank * fault, rank * at, group | {"RANK": str(rank)}) for rank in range(2)
-    ]
-    return [end_of(*worker) for worker in workers]
 
 
 def test_a_process_of_two_that_dies_loses_nothing(config, tmp_path):

@@ -18,7 +18,7 @@ from PIL import Image
 from distilclip import DistilCLIP, ImageIndex, retrieval_metrics, zero_shot_classify
 from distilclip.gallery import write_gallery
 from distilclip.index_cache import folder_index, index_file
-from distilclip.search import Hit, caption_bank, expand_queries
+from distilclip.search import Hit, caption_bank, evaluate_retrieval, expand_queries
 from distilclip.sources import load_scenes
 
 
@@ -58,6 +58,24 @@ def test_a_bank_holds_each_list_of_captions_once(small_model):
     bank = caption_bank(small_model, [["a cat", "a tom"], ["a dog"], ["a cat", "a tom"]])
     first = F.normalize(small_model.encode_text(["a cat", "a tom"]).mean(dim=0), dim=0)
     torch.testing.assert_close(bank, torch.stack([first, small_model.encode_text("a dog")[0]]))
+
+
+def test_vectors_that_are_there_already_can_be_handed_over(small_model):
+    vectors = {text: small_model.encode_text(text)[0] for text in ("a cat", "a tom", "a dog")}
+    asked = []
+
+    def look_up(texts):
+        asked.extend(texts)
+        return torch.stack([vectors[text] for text in texts])
+
+    captions = [["a cat", "a tom"], ["a dog"]]
+    bank = caption_bank(small_model, captions, encode_text=look_up)
+    torch.testing.assert_close(bank, caption_bank(small_model, captions))
+    rows = load_scenes(test=6)["test"]
+    vectors |= {text: small_model.encode_text(text)[0] for row in rows["captions"] for text in row}
+    metrics = evaluate_retrieval(small_model, rows, encode_text=look_up)
+    assert metrics == evaluate_retrieval(small_model, rows)
+    assert asked == ["a cat", "a tom", "a dog", *(t for row in rows["captions"] for t in row)]
 
 
 def test_an_expanded_query_is_a_weighted_mean_of_the_bank():

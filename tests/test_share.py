@@ -94,9 +94,17 @@ def test_onnx_files_can_be_run_with_nothing_of_ours(model, onnx_folder):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"image_pool": "mean", "projection_norm": True, "image_mean": (0.4, 0.5, 0.6)},
-        {"vision": {"cls_token": False, "final_norm": False}, "image_std": (0.2, 0.3, 0.4)},
-        {"vision": {"patch_dropout": 0.5, "dropout": 0.1}, "pad_to_max_length": True},
+        {
+            "vision": {"patch_dropout": 0.5, "dropout": 0.1},
+            "image_pool": "mean",
+            "image_mean": (0.4, 0.5, 0.6),
+            "projection_norm": True,
+        },
+        {
+            "vision": {"cls_token": False, "final_norm": False},
+            "image_std": (0.2, 0.3, 0.4),
+            "pad_to_max_length": True,
+        },
     ],
 )
 def test_onnx_holds_every_kind_of_model(small_text, tmp_path, changes):
