@@ -158,7 +158,7 @@ def zero_shot_classify(
 
     `images` as for `encode_image`, or the unit vectors (B, E) that it gave. Each class is the
     mean of its name in every template ("a picture of {}"), as Radford et al. (2021, section
-    3.1.4) do. Raises ValueError for a template without {}.
+    3.1.4) do. Raises ValueError for a template without {}, or vectors of another length.
     """
     for template in templates:
         if "{}" not in template:
@@ -170,6 +170,10 @@ def zero_shot_classify(
     classes = F.normalize(embeds, dim=-1)
     scale = model.logit_scale.detach()
     encoded = isinstance(images, Tensor) and images.ndim == 2
+    if encoded and images.shape[1] != classes.shape[1]:
+        raise ValueError(
+            f"Vectors of {images.shape[1]} numbers; the model's have {classes.shape[1]}."
+        )
     image_embeds = images.to(classes.device) if encoded else model.encode_image(images)
     return (scale * image_embeds @ classes.T).softmax(dim=-1)
 

@@ -221,6 +221,11 @@ def test_a_template_needs_a_place_for_the_name(small_model):
         zero_shot_classify(small_model, [], [])
 
 
+def test_vectors_of_another_model_are_no_pictures(small_model):
+    with pytest.raises(ValueError, match="Vectors of 7 numbers; the model's have 16"):
+        zero_shot_classify(small_model, torch.ones(2, 7), ["cat"])
+
+
 # The index
 
 
