@@ -13,8 +13,6 @@ from distilclip.model import DistilCLIP, DistilCLIPConfig
 from distilclip.text import TextEncoder, _resolve_text_name
 from distilclip.vit import ViTConfig
 
-gc.disable()  # while tests are collected: what is imported then is garbage for none
-
 # The files that take longest, which begin first: two workers then end at about the same time.
 LONGEST = ["08_train", "10_explain", "test_faults", "06_model", "09_search", "test_train", "03_vit"]
 LONGEST += ["test_search_page", "11_scale", "04_text", "test_share", "12_share"]
@@ -25,9 +23,15 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
-def pytest_collection_finish():
-    gc.enable()
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Look for no garbage meanwhile, nor later among what was imported: it all stays."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session")
