@@ -1,14 +1,33 @@
 """DistilCLIP: CLIP built by hand, one chapter of the book a module.
 
-The names below are loaded when they are first used, so that `distilclip --help` need not wait for
-PyTorch.
+The names below are loaded when they are first used, so that `distilclip --help`
+need not wait for PyTorch.
 """
 
 import importlib
-import sys
-from types import ModuleType
+from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:  # for editors and type checkers, which do not run `__getattr__`
+    from distilclip.attention import MultiHeadAttention as MultiHeadAttention
+    from distilclip.data import augment as augment
+    from distilclip.data import load_pairs as load_pairs
+    from distilclip.loss import contrastive_loss as contrastive_loss
+    from distilclip.loss import sigmoid_loss as sigmoid_loss
+    from distilclip.model import DistilCLIP as DistilCLIP
+    from distilclip.model import DistilCLIPConfig as DistilCLIPConfig
+    from distilclip.patches import PatchEmbedding as PatchEmbedding
+    from distilclip.patches import patchify as patchify
+    from distilclip.patches import unpatchify as unpatchify
+    from distilclip.runs.settings import TrainConfig as TrainConfig
+    from distilclip.search import ImageIndex as ImageIndex
+    from distilclip.search import retrieval_metrics as retrieval_metrics
+    from distilclip.search import zero_shot_classify as zero_shot_classify
+    from distilclip.text import TextEncoder as TextEncoder
+    from distilclip.training import train as train
+    from distilclip.vit import ViT as ViT
+    from distilclip.vit import ViTConfig as ViTConfig
+
+__version__ = "0.2.0"
 
 _MODULE_OF_NAME = {
     "DistilCLIP": "model",
@@ -17,7 +36,7 @@ _MODULE_OF_NAME = {
     "MultiHeadAttention": "attention",
     "PatchEmbedding": "patches",
     "TextEncoder": "text",
-    "TrainConfig": "settings",
+    "TrainConfig": "runs.settings",
     "ViT": "vit",
     "ViTConfig": "vit",
     "augment": "data",
@@ -26,35 +45,23 @@ _MODULE_OF_NAME = {
     "patchify": "patches",
     "retrieval_metrics": "search",
     "sigmoid_loss": "loss",
-    "train": "train",
+    "train": "training",
     "unpatchify": "patches",
     "zero_shot_classify": "search",
 }
-__all__ = sorted(_MODULE_OF_NAME)
 
+if not TYPE_CHECKING:  # with these, a type checker would believe any name
+    __all__ = sorted(_MODULE_OF_NAME)
 
-class _Package(ModuleType):
-    """This package: a name is looked up in its module, and `train` is the function."""
-
-    def __getattr__(self, name: str):
+    def __getattr__(name: str):
         if name in _MODULE_OF_NAME:
-            module = importlib.import_module(f"{self.__name__}.{_MODULE_OF_NAME[name]}")
-            value = getattr(module, name)
-        elif name in _MODULE_OF_NAME.values():
-            value = importlib.import_module(f"{self.__name__}.{name}")
-        else:
-            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
-        setattr(self, name, value)
-        return value
-
-    def __setattr__(self, name: str, value) -> None:
-        # Python binds a module to its package when it has loaded it; `train` is a function first.
-        if isinstance(value, ModuleType) and _MODULE_OF_NAME.get(name) == name:
-            value = getattr(value, name)
-        super().__setattr__(name, value)
-
-    def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *__all__})
+            module = importlib.import_module(f"{__name__}.{_MODULE_OF_NAME[name]}")
+            value = globals()[name] = getattr(module, name)
+            return value
+        if name in _MODULE_OF_NAME.values():
+            return importlib.import_module(f"{__name__}.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-sys.modules[__name__].__class__ = _Package
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULE_OF_NAME})

@@ -1,60 +1,61 @@
-"""Looking inside: a trained model goes in, what it looks at and what it confuses comes out.
+"""Looking inside: what a trained model looks at, and what it confuses.
 
-Attention maps and their rollout, what each patch and each word adds to a cosine, the shape of the
-shared space, and a test of attribute binding with two repairs. Built in chapter 10; the papers
-are named where they are used.
+Attention maps and their rollout, what each patch and each word adds to a cosine,
+the shape of the shared space, and a test of attribute binding with two repairs.
+Built in chapter 10; the papers are named where they are used.
 """
 
-import re
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import AdamW
 
-from distilclip.data import TrainingPairs, seeded
+from distilclip.attention import MultiHeadAttention
+from distilclip.data import Batch, TrainingPairs, seeded
 from distilclip.loss import contrastive_loss, cosines, soft_cross_entropy
 from distilclip.model import DistilCLIP
-from distilclip.scenes import COLOURS, HELD_OUT, SHAPES, describe
-from distilclip.train import learning_rate
-from distilclip.vit import ViT
-
-_COLOUR = re.compile(rf"\b({'|'.join(COLOURS)})\b")
-_THING = re.compile(rf"\b({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})\b")
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Dropout of every kind off for a while, then as it was."""
-    training = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, was_training in training:
-            part.training = was_training
+from distilclip.runs.checkpoint import Run
+from distilclip.runs.settings import TrainConfig
+from distilclip.sources.scenes import (
+    COLOUR_NAME,
+    COLOURS,
+    HELD_OUT,
+    THING_NAME,
+    describe,
+)
+from distilclip.training import descend, learning_rate, set_learning_rate
+from distilclip.vit import ViT, evaluating, pool_image
 
 
 @contextmanager
 def recorded_attention(vision: ViT) -> Iterator[list[Tensor]]:
-    """Collect the attention weights of one forward pass: a list of (B, heads, N, N), by layer.
+    """Collect the attention weights of a forward pass: (B, heads, N, N) a layer.
 
-    The fused kernel never holds these tables. So a hook on each attention layer computes them in
-    the open, and puts the result that follows from them in the place of the kernel's: gradients
-    reach the tables. When the `with` block ends, the hooks are gone.
+    The fused kernel never holds these tables. So a hook on each attention layer
+    computes them in the open, and puts the result that follows from them in the
+    place of the kernel's: gradients reach the tables. When the `with` block ends,
+    the hooks are gone.
     """
     tables: list[Tensor] = []
 
-    def mix_in_the_open(attention: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+    def mix_in_the_open(
+        attention: MultiHeadAttention, inputs: tuple[Tensor, ...], output: Tensor
+    ) -> Tensor:
         table = attention.weights(inputs[0])
         tables.append(table)
         value = attention.split_heads(inputs[0])[2]
         return attention.output(rearrange(table @ value, "b h n d -> b n (h d)"))
 
-    hooks = [block.attention.register_forward_hook(mix_in_the_open) for block in vision.blocks]
+    hooks = [
+        module.register_forward_hook(mix_in_the_open)
+        for module in vision.modules()
+        if isinstance(module, MultiHeadAttention)
+    ]
     try:
         yield tables
     finally:
@@ -64,11 +65,12 @@ def recorded_attention(vision: ViT) -> Iterator[list[Tensor]]:
 
 @torch.no_grad()
 def attention_maps(vision: ViT, pixel_values: Tensor) -> Tensor:
-    """The attention weights of every layer and head: (B, C, H, W) -> (layers, B, heads, N, N).
+    """All attention weights: (B, C, H, W) -> (layers, B, heads, N, N).
 
-    Row i says from which tokens token i takes; rows sum to 1. With a [CLS] token, it is token 0.
+    Row i says from which tokens token i takes; rows sum to 1. With a [CLS] token,
+    it is token 0.
     """
-    with _evaluating(vision), recorded_attention(vision) as tables:
+    with evaluating(vision), recorded_attention(vision) as tables:
         vision(pixel_values)
     return torch.stack(tables)
 
@@ -76,10 +78,11 @@ def attention_maps(vision: ViT, pixel_values: Tensor) -> Tensor:
 def attention_rollout(maps: Tensor) -> Tensor:
     """Attention through all layers: maps (layers, B, heads, N, N) -> (B, N, N).
 
-    After Abnar and Zuidema (2020). Heads are averaged. The residual stream carries each token
-    past every layer, so a layer's table is half attention and half identity; the product of the
-    layers' tables says how much of each input token has reached each output token. Rows sum to 1.
-    It counts where attention went, not whether what it fetched was of use.
+    After Abnar and Zuidema (2020). Heads are averaged. The residual stream carries
+    each token past every layer, so a layer's table is half attention and half
+    identity; the product of the layers' tables says how much of each input token
+    has reached each output token. Rows sum to 1. It counts where attention went,
+    not whether what it fetched was of use.
     """
     identity = torch.eye(maps.shape[-1], dtype=maps.dtype, device=maps.device)
     rollout = identity.expand(maps.shape[1], -1, -1)
@@ -89,45 +92,51 @@ def attention_rollout(maps: Tensor) -> Tensor:
 
 
 def pooled_row(model: DistilCLIP, tables: Tensor) -> Tensor:
-    """What the picture's vector takes from each patch: tables (B, N, N) -> grids (B, h, w).
+    """What the picture's vector takes from each patch: (B, N, N) -> (B, h, w).
 
-    The picture's vector is read off one token (`image_pool` "first": its row of the table) or
-    off the mean of all patches ("mean": the mean of their rows). The column of the [CLS] token,
-    where there is one, is no patch and is left out: where rows sum to 1, what is missing from 1
-    in a grid went there.
+    The picture's vector is read off one token (`image_pool` "first": its row of the
+    table) or off the mean of all patches ("mean": the mean of their rows). The
+    column of the [CLS] token, where there is one, is no patch and is left out:
+    where rows sum to 1, what is missing from 1 in a grid went there.
     """
     patches = slice(int(model.config.vision.cls_token), None)
-    if model.config.image_pool == "first":
-        row = tables[:, 0, patches]
-    else:
-        row = tables[:, patches, patches].mean(dim=1)
-    return rearrange(row, "b (h w) -> b h w", h=_patches_a_side(model.vision))
+    row = pool_image(tables, model.config.image_pool, model.config.vision.cls_token)
+    row = row[:, patches]
+    return rearrange(row, "b (h w) -> b h w", h=model.vision.config.patches_a_side)
 
 
-def cover_patches(model: DistilCLIP, pixel_values: Tensor, chosen: Tensor) -> Tensor:
-    """Paint the chosen patches white: pixels (B, C, H, W) and chosen (B, h, w, bool) -> pixels."""
+def cover_patches(
+    model: DistilCLIP, pixel_values: Tensor, chosen: Tensor
+) -> Tensor:
+    """Paint the patches `chosen` (B, h, w, bool) of pixels (B, C, H, W) white."""
     size = model.config.vision.patch_size
     mask = chosen.repeat_interleave(size, dim=-2).repeat_interleave(size, dim=-1)
-    return torch.where(mask.unsqueeze(1), _white(model, pixel_values), pixel_values)
+    return torch.where(
+        mask.unsqueeze(1), white_pixel(model, pixel_values), pixel_values
+    )
 
 
 @torch.no_grad()
-def occlusion(model: DistilCLIP, pixel_values: Tensor, text_embeds: Tensor) -> Tensor:
-    """The cosine that is lost when a patch is painted white (Zeiler and Fergus, 2014).
+def occlusion(
+    model: DistilCLIP, pixel_values: Tensor, text_embeds: Tensor
+) -> Tensor:
+    """The cosine lost when a patch is painted white (Zeiler and Fergus, 2014).
 
-    Normalised pixels (B, C, H, W) and the unit vectors of their captions (B, E) -> (B, h, w).
-    Slow and plain: one forward pass for each patch. What two patches show together, and neither
-    alone, it cannot see.
+    Normalised pixels (B, C, H, W) and the unit vectors of their captions (B, E) ->
+    (B, h, w). Slow and plain: one forward pass for each patch. What two patches
+    show together, and neither alone, it cannot see.
     """
-    side = _patches_a_side(model.vision)
+    side = model.vision.config.patches_a_side
     lost = pixel_values.new_zeros(len(pixel_values), side, side)
-    with _evaluating(model):
+    with evaluating(model):
         whole = (model.embed_image(pixel_values) * text_embeds).sum(dim=-1)
         for row in range(side):
             for column in range(side):
                 chosen = torch.zeros_like(lost, dtype=torch.bool)
                 chosen[:, row, column] = True
-                covered = model.embed_image(cover_patches(model, pixel_values, chosen))
+                covered = model.embed_image(
+                    cover_patches(model, pixel_values, chosen)
+                )
                 lost[:, row, column] = whole - (covered * text_embeds).sum(dim=-1)
     return lost
 
@@ -135,24 +144,25 @@ def occlusion(model: DistilCLIP, pixel_values: Tensor, text_embeds: Tensor) -> T
 def patch_relevance(
     model: DistilCLIP, pixel_values: Tensor, text_embeds: Tensor, steps: int = 32
 ) -> Tensor:
-    """What each patch adds to the cosine with a caption: integrated gradients -> (B, h, w).
+    """What each patch adds to the cosine with a caption: -> (B, h, w).
 
-    Normalised pixels (B, C, H, W), the unit vectors of their captions (B, E). The picture fades
-    in from white in `steps` steps; at each, the gradient says how much more of a pixel would
-    raise the cosine, and the patch gets its pixels' share (Sundararajan et al., 2017). Summed
-    over the patches this is the cosine of the picture less that of a white one, up to the error
-    of the steps. It works for every `image_pool`, because it looks at inputs and not at rows.
+    Normalised pixels (B, C, H, W), the unit vectors of their captions (B, E). The
+    picture fades in from white in `steps` steps; at each, the gradient says how
+    much more of a pixel would raise the cosine, and the patch gets its pixels'
+    share (Sundararajan et al., 2017). Summed over the patches this is the cosine of
+    the picture less that of a white one, up to the error of the steps. It works for
+    every `image_pool`, because it looks at inputs and not at rows.
     """
-    white = _white(model, pixel_values)
-    slope = torch.zeros_like(pixel_values)
-    with _evaluating(model), torch.enable_grad():
+    white = white_pixel(model, pixel_values)
+    gradient = torch.zeros_like(pixel_values)
+    with evaluating(model), torch.enable_grad():
         for step in range(steps):
             faded = white + (step + 0.5) / steps * (pixel_values - white)
             faded = faded.detach().requires_grad_()
             cosine = (model.embed_image(faded) * text_embeds.detach()).sum()
-            slope += torch.autograd.grad(cosine, faded)[0] / steps
+            gradient += torch.autograd.grad(cosine, faded)[0] / steps
     size = model.config.vision.patch_size
-    share = slope * (pixel_values - white)
+    share = gradient * (pixel_values - white)
     return reduce(share, "b c (h p) (w q) -> b h w", "sum", p=size, q=size)
 
 
@@ -164,34 +174,46 @@ def deletion_curve(
     relevance: Tensor,
     points: int = 13,
 ) -> Tensor:
-    """The mean cosine as patches are painted white, the most relevant first: -> (points).
+    """The mean cosine as patches turn white, the most relevant first -> (points).
 
-    `relevance` (B, h, w) is the explanation under test: the better it is, the faster the curve
-    falls (Samek et al., 2017). It runs from the whole picture to a white one, in equal steps.
+    `relevance` (B, h, w) is the explanation under test: the better it is, the
+    faster the curve falls (Samek et al., 2017). It runs from the whole picture to a
+    white one, in equal steps.
     """
-    ranks = relevance.flatten(1).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    ranks = (
+        relevance.flatten(1)
+        .argsort(dim=1, descending=True, stable=True)
+        .argsort(dim=1)
+    )
     ranks = ranks.view_as(relevance)
     curve = []
-    with _evaluating(model):
+    with evaluating(model):
         for count in torch.linspace(0, ranks[0].numel(), points).round():
-            covered = model.embed_image(cover_patches(model, pixel_values, ranks < count))
+            covered = model.embed_image(
+                cover_patches(model, pixel_values, ranks < count)
+            )
             curve.append((covered * text_embeds).sum(dim=-1).mean())
     return torch.stack(curve)
 
 
 @torch.no_grad()
-def word_relevance(model: DistilCLIP, caption: str, image_embed: Tensor) -> list[tuple[str, float]]:
-    """The cosine with a picture (E) that is lost when a word is left out, for each word in turn.
+def word_relevance(
+    model: DistilCLIP, caption: str, image_embed: Tensor
+) -> list[tuple[str, float]]:
+    """The cosine with a picture (E) that is lost when each word is left out.
 
-    Words, not word pieces: what stands between spaces. A negative number is a word that the
-    caption would do better without. Raises ValueError for a caption without words.
+    Words, not word pieces: what stands between spaces. A negative number is a word
+    that the caption would do better without. Raises ValueError for a caption
+    without words.
     """
     words = caption.split()
     if not words:
         raise ValueError("The caption has no words: there is nothing to leave out.")
     shorter = [" ".join(words[:i] + words[i + 1 :]) for i in range(len(words))]
     cosine = model.encode_text([" ".join(words), *shorter]) @ image_embed
-    return [(word, (cosine[0] - cosine[1 + i]).item()) for i, word in enumerate(words)]
+    return [
+        (word, (cosine[0] - cosine[1 + i]).item()) for i, word in enumerate(words)
+    ]
 
 
 def position_similarity(vision: ViT) -> Tensor:
@@ -200,26 +222,31 @@ def position_similarity(vision: ViT) -> Tensor:
     Entry [i, j] is a map of the picture as the patch in row i and column j sees it
     (Dosovitskiy et al., 2021, figure 7).
     """
-    positions = vision.position_embedding.detach()[0, int(vision.config.cls_token) :]
+    positions = vision.position_embedding.detach()[
+        0, int(vision.config.cls_token) :
+    ]
     positions = F.normalize(positions, dim=-1)
-    side = _patches_a_side(vision)
+    side = vision.config.patches_a_side
     return (positions @ positions.T).view(side, side, side, side)
 
 
 def modality_gap(image_embeds: Tensor, text_embeds: Tensor) -> float:
-    """The distance between the centres of two clouds, (N, E) and (M, E) (Liang et al., 2022)."""
+    """The distance between two clouds' centres (Liang et al., 2022)."""
     return (image_embeds.mean(dim=0) - text_embeds.mean(dim=0)).norm().item()
 
 
 def principal_axes(points: Tensor, count: int = 2) -> tuple[Tensor, Tensor]:
-    """The centre (D) of a cloud of points (N, D), and its `count` longest axes (count, D).
+    """The centre (D) of points (N, D), and their `count` longest axes (count, D).
 
-    Pearson's principal components: orthogonal unit vectors along which the points vary most.
-    `(points - centre) @ axes.T` draws them. An axis has no sign of its own; its largest entry is
-    made positive, so that every machine draws the same picture.
+    Pearson's principal components: orthogonal unit vectors along which the points
+    vary most. `(points - centre) @ axes.T` draws them. An axis has no sign of its
+    own; its largest entry is made positive, so that every machine draws the same
+    picture.
     """
     if not 1 <= count <= min(points.shape):
-        raise ValueError(f"count must be between 1 and {min(points.shape)}, got {count}.")
+        raise ValueError(
+            f"count must be between 1 and {min(points.shape)}, got {count}."
+        )
     centre = points.mean(dim=0)
     axes = torch.linalg.svd(points - centre, full_matrices=False).Vh[:count]
     largest = axes.gather(1, axes.abs().argmax(dim=1, keepdim=True))
@@ -229,10 +256,11 @@ def principal_axes(points: Tensor, count: int = 2) -> tuple[Tensor, Tensor]:
 def nearest_neighbours(
     queries: Tensor, candidates: Tensor, answers: Sequence[int] | Tensor, k: int = 5
 ) -> tuple[Tensor, Tensor]:
-    """What each query finds, and at which place the right answer stands: (M, k) and (M).
+    """What each query finds (M, k), and the place of its right answer (M).
 
-    `queries` (M, E) and `candidates` (N, E) are unit vectors, `answers` (M) is the row of the
-    right candidate for each query. Place 1 is the best; ties count against the model.
+    `queries` (M, E) and `candidates` (N, E) are unit vectors, `answers` (M) is the
+    row of the right candidate for each query. Place 1 is the best; ties count
+    against the model.
     """
     scores = queries @ candidates.T
     right = scores.gather(1, torch.as_tensor(answers).view(-1, 1))
@@ -242,11 +270,12 @@ def nearest_neighbours(
 def probe_accuracy(
     features: Tensor, labels: Tensor, unseen: float = 0.25, ridge: float = 1e-6
 ) -> float:
-    """How well a linear map reads `labels` (N) off `features` (N, D), on the last rows unseen.
+    """How well a linear map reads `labels` (N) off unseen `features` (N, D).
 
-    Ridge regression onto one-hot labels, the largest output wins: a linear probe (Alain and
-    Bengio, 2017). It says whether something can be read off, not whether anyone does. `unseen`
-    is the share of rows set aside; `ridge` is in units of the features' mean square.
+    Ridge regression onto one-hot labels, the largest output wins: a linear probe
+    (Alain and Bengio, 2017). It says whether something can be read off, not whether
+    anyone does. `unseen` is the share of rows set aside; `ridge` is in units of the
+    features' mean square.
     """
     inputs = F.pad(features.double(), (0, 1), value=1.0)
     known = round(len(labels) * (1 - unseen))
@@ -259,11 +288,12 @@ def probe_accuracy(
 
 
 def whitening(features: Tensor, floor: float = 0.01) -> Tensor:
-    """The symmetric matrix (D, D) that makes all directions of `features` (N, D) equally loud.
+    """The symmetric matrix (D, D) that makes all directions of `features` equal.
 
-    The inverse square root of the second moment. `floor`, in units of the mean eigenvalue, keeps
-    directions that hold nothing but noise from being turned up without end. A linear layer that
-    was trained on `features @ matrix` does the same on plain features with `weight @ matrix`.
+    The inverse square root of the second moment. `floor`, in units of the mean
+    eigenvalue, keeps directions that hold nothing but noise from being turned up
+    without end. A linear layer that was trained on `features @ matrix` does the
+    same on plain features with `weight @ matrix`.
     """
     moment = features.double().T @ features.double() / len(features)
     loudness, directions = torch.linalg.eigh(moment)
@@ -272,46 +302,58 @@ def whitening(features: Tensor, floor: float = 0.01) -> Tensor:
 
 
 def scene_captions(scene: dict) -> list[str]:
-    """Two ways to describe a drawing of `scenes` by colours, shapes and places alone."""
-    names = [scene[which].split(" ", 1)[1] for which in ("first", "second")]  # without the size
-    return describe(*names, scene["relation"])[:2]
+    """Two ways to describe a scene by colours, shapes and places alone."""
+    things = scene["first"], scene["second"]
+    first, second = (thing.split(" ", 1)[1] for thing in things)  # without the size
+    return describe(first, second, scene["relation"])[:2]
 
 
 def swap_colours(caption: str) -> str:
-    """Exchange the two colours of a caption about a scene: the same words, another picture.
+    """Exchange the two colours of a caption: the same words, another picture.
 
-    "a red circle left of a blue square" becomes "a blue circle left of a red square". Raises
-    ValueError unless the caption names exactly two colours of `scenes`.
+    "a red circle left of a blue square" becomes "a blue circle left of a red
+    square". Raises ValueError unless the caption names exactly two colours of
+    `scenes`.
     """
-    parts = _COLOUR.split(caption)
+    parts = COLOUR_NAME.split(caption)
     if len(parts) != 5:
-        raise ValueError(f"{caption!r} does not name two of the colours {', '.join(COLOURS)}.")
+        raise ValueError(
+            f"{caption!r} does not name two of the colours {', '.join(COLOURS)}."
+        )
     parts[1], parts[3] = parts[3], parts[1]
     return "".join(parts)
 
 
 def swap_is_fair(caption: str) -> bool:
-    """Whether exchanging the colours gives a false caption that could be true elsewhere.
+    """Whether exchanging the colours gives a caption that is true elsewhere.
 
-    Two colours and two shapes, and no pair of them that training never shows: else the swapped
-    caption could be told from the right one without a look at the picture (Hsieh et al., 2023).
+    Two colours and two shapes, and no pair of them that training never shows: else
+    the swapped caption could be told from the right one without a look at the
+    picture (Hsieh et al., 2023).
     """
-    swapped = _THING.findall(swap_colours(caption))
+    swapped = THING_NAME.findall(swap_colours(caption))
     different = all(len(set(words)) == 2 for words in zip(*swapped, strict=True))
     return different and not HELD_OUT & set(swapped)
 
 
 def false_captions(scene: dict) -> dict[str, str]:
-    """Three ways to be wrong about a scene, beside the first of its `scene_captions`.
+    """Three ways to be wrong about a scene, beside its first caption.
 
-    "another colour": the first thing has a colour that is not in the picture. "colours swapped":
-    as `swap_colours`. "order swapped": the things have changed places.
+    "another colour": the first thing has a colour that is not in the picture.
+    "colours swapped": as `swap_colours`. "order swapped": the things have changed
+    places.
     """
     caption = scene_captions(scene)[0]
-    (colour, shape), (other, _) = _THING.findall(caption)
-    free = [c for c in COLOURS if c not in (colour, other) and (c, shape) not in HELD_OUT]
+    (colour, shape), (other, _) = THING_NAME.findall(caption)
+    free = [
+        c
+        for c in COLOURS
+        if c not in (colour, other) and (c, shape) not in HELD_OUT
+    ]
     return {
-        "another colour": caption.replace(colour, free[len(caption) % len(free)], 1),
+        "another colour": caption.replace(
+            colour, free[len(caption) % len(free)], 1
+        ),
         "colours swapped": swap_colours(caption),
         "order swapped": scene_captions(
             scene | {"first": scene["second"], "second": scene["first"]}
@@ -319,13 +361,17 @@ def false_captions(scene: dict) -> dict[str, str]:
     }
 
 
-def choice_accuracy(image_embeds: Tensor, right_embeds: Tensor, wrong_embeds: Tensor) -> float:
-    """How often a picture is nearer to its caption than to a false one: (N, E) each -> a share.
+def choice_accuracy(
+    image_embeds: Tensor, right_embeds: Tensor, wrong_embeds: Tensor
+) -> float:
+    """How often a picture is nearer to its caption than to a false one: a share.
 
-    Guessing gives 0.5. A tie counts as wrong.
+    All (N, E). Guessing gives 0.5. A tie counts as wrong.
     """
     right = (image_embeds * right_embeds).sum(dim=-1)
-    return (right > (image_embeds * wrong_embeds).sum(dim=-1)).double().mean().item()
+    return (
+        (right > (image_embeds * wrong_embeds).sum(dim=-1)).double().mean().item()
+    )
 
 
 def hard_negative_loss(
@@ -336,13 +382,14 @@ def hard_negative_loss(
     positives: Tensor,
     wrong: Tensor,
 ) -> Tensor:
-    """The contrastive loss with a false caption added for each pair (Yuksekgonul et al., 2023).
+    """The contrastive loss with a false caption added for each pair -> scalar.
 
-    Unit vectors (B, E) of images, of their captions and of false captions. Each image picks its
-    own among all 2B texts; each caption picks among the B images, as before. `positives` (B, B)
-    as in `contrastive_loss`; `wrong` (B, B, bool) says in row i which false captions are false
-    for image i: the others are left out. NegCLIP's other part, mining images that look alike, is
-    not here.
+    After Yuksekgonul et al. (2023). Unit vectors (B, E) of images, of their
+    captions and of false captions. Each image picks its own among all 2B texts;
+    each caption picks among the B images, as before. `positives` (B, B) as in
+    `contrastive_loss`; `wrong` (B, B, bool) says in row i which false captions are
+    false for image i: the others are left out. NegCLIP's other part, mining images
+    that look alike, is not here.
     """
     texts = torch.cat([text_embeds, negative_embeds])
     logits = logit_scale * cosines(image_embeds, texts)
@@ -350,7 +397,41 @@ def hard_negative_loss(
     logits = logits.masked_fill(left_out, -1e9)
     targets = torch.cat([positives, torch.zeros_like(wrong)], dim=1)
     by_text = logits[:, : len(text_embeds)].T
-    return (soft_cross_entropy(logits, targets) + soft_cross_entropy(by_text, positives.T)) / 2
+    return (
+        soft_cross_entropy(logits, targets)
+        + soft_cross_entropy(by_text, positives.T)
+    ) / 2
+
+
+def scene_loss(
+    model: DistilCLIP,
+    batch: Batch,
+    features: Tensor,
+    false_features: Tensor | None = None,
+    fair: Tensor | None = None,
+) -> Tensor:
+    """The loss of a batch of scenes, on frozen text features -> scalar.
+
+    The features (M, D) belong to the captions' numbers; see `train_on_scenes`.
+    """
+    drawn, scale = batch.caption_ids, model.logit_scale
+    images = model.embed_image(model.normalise(batch.pixels))
+    texts = model.embed_text_features(features[drawn])
+    if false_features is None or fair is None:
+        return contrastive_loss(images, texts, scale, batch.positives)
+    false = model.embed_text_features(false_features[drawn])
+    wrong = fair[drawn].diag()
+    return hard_negative_loss(images, texts, false, scale, batch.positives, wrong)
+
+
+def start_scene_run(model: DistilCLIP, lr: float) -> Run:
+    """A run in float32 that trains all but the text encoder, at one rate."""
+    config = TrainConfig(lr=lr, weight_decay=0.1, beta2=0.98, clip_gradient=1.0)
+    learning = [p for n, p in model.named_parameters() if not n.startswith("text.")]
+    group = {"params": learning, "peak": lr, "weight_decay": config.weight_decay}
+    optimizer = AdamW([group], lr, betas=(0.9, config.beta2))
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    return Run(model, optimizer, scaler, "float32", config)
 
 
 def train_on_scenes(
@@ -365,50 +446,37 @@ def train_on_scenes(
     seed: int = 0,
     watch: Callable[[int], None] | None = None,
 ) -> list[float]:
-    """Train the image side and both projections on locked text features -> the loss of each step.
+    """Train all but a frozen text encoder on its features -> each step's loss.
 
-    `features` (M, D) belong to `pairs.captions`. With `false_features` (M, D), those of a false
-    caption for each, the loss is `hard_negative_loss`: each image meets its own false caption
-    too, where `fair` (M, bool) allows it. `watch` is called with the number of steps done after
-    every step. Raises ValueError for fewer pairs than one batch.
+    `features` (M, D) belong to `pairs.captions`. With `false_features` (M, D),
+    those of a false caption for each, the loss is `hard_negative_loss` where `fair`
+    (M, bool) allows it. `watch` is called with the number of steps done. The steps
+    are chapter 8's. Raises ValueError for fewer pairs than one batch.
     """
     if len(pairs) < batch_size:
-        raise ValueError(f"{len(pairs)} pairs do not fill one batch of {batch_size}.")
-    parameters = [p for name, p in model.named_parameters() if not name.startswith("text.")]
-    optimizer = AdamW(parameters, lr, betas=(0.9, 0.98), weight_decay=0.1)
-    losses: list[float] = []
-    while len(losses) < steps:
-        for rows in pairs.epoch(batch_size, seed, epoch=len(losses)):
+        count = len(pairs)
+        raise ValueError(f"{count} pairs do not fill one batch of {batch_size}.")
+    run, losses = start_scene_run(model, lr), []
+    while run.step < steps:
+        epoch = pairs.epoch(batch_size, seed, epoch=run.step)
+        for rows in itertools.islice(epoch, steps - run.step):
             model.train()
             model.text.eval()
-            optimizer.param_groups[0]["lr"] = lr * learning_rate(len(losses), steps, 0.05)
-            batch = pairs.draw(rows, seeded(seed, 1, len(losses)))
-            images = model.embed_image(model.normalise(batch.pixels))
-            drawn, scale = batch.caption_ids, model.logit_scale
-            texts = model.embed_text_features(features[drawn])
-            if false_features is None:
-                loss = contrastive_loss(images, texts, scale, batch.positives)
-            else:
-                false, wrong = model.embed_text_features(false_features[drawn]), fair[drawn].diag()
-                loss = hard_negative_loss(images, texts, false, scale, batch.positives, wrong)
-            optimizer.zero_grad()
+            share = learning_rate(run.step, steps, warmup=0.05)
+            set_learning_rate(run.optimizer, share)
+            batch = pairs.draw(rows, seeded(seed, 1, run.step))
+            loss = scene_loss(model, batch, features, false_features, fair)
+            run.optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            losses.append(loss.item())
+            losses.append(descend(run, loss)[0])
+            run.step += 1
             model.eval()
             if watch:
-                watch(len(losses))
-            if len(losses) == steps:
-                break
+                watch(run.step)
     return losses
 
 
-def _white(model: DistilCLIP, pixel_values: Tensor) -> Tensor:
+def white_pixel(model: DistilCLIP, pixel_values: Tensor) -> Tensor:
     """A white picture as the model sees it: (1, C, 1, 1)."""
     pixel = torch.full_like(pixel_values[:1, :, :1, :1], 255, dtype=torch.uint8)
     return model.normalise(pixel)
-
-
-def _patches_a_side(vision: ViT) -> int:
-    return vision.config.image_size // vision.config.patch_size

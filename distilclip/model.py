@@ -1,8 +1,9 @@
-"""Two encoders, one space: images and captions go in, unit vectors that can be compared come out.
+"""Two encoders, one space: images and captions go in, unit vectors come out.
 
-The ViT and the DistilBERT each end in a linear projection to `embed_dim` numbers; the cosine of
-the two says how well a picture and a sentence fit. Built in chapter 6, after Radford et al.,
-"Learning Transferable Visual Models From Natural Language Supervision" (2021).
+The ViT and the DistilBERT each end in a linear projection to `embed_dim` numbers;
+the cosine of the two says how well a picture and a sentence fit. Built in chapter
+6, after Radford et al., "Learning Transferable Visual Models From Natural Language
+Supervision" (2021).
 """
 
 import json
@@ -16,14 +17,22 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 from transformers import DistilBertConfig, DistilBertModel
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
-from distilclip.data import normalise_pixels, pixels_of
-from distilclip.files import save_tensors, save_tokenizer, write_text
-from distilclip.hub import checkpoint_files, find_file, load_file, read_json
 from distilclip.loss import cosines
-from distilclip.text import TextEncoder, _load_tokenizer, in_batches
-from distilclip.vit import ViT, ViTConfig, orthogonal
+from distilclip.storage.files import read_json, write_text
+from distilclip.storage.hub import NoFileInPlaceError, find_file
+from distilclip.storage.pictures import normalise_pixels, pixels_of
+from distilclip.storage.weights import (
+    checkpoint_files,
+    find_misfits,
+    load_tensors,
+    load_tokenizer,
+    save_tensors,
+    save_tokenizer,
+)
+from distilclip.text import TextEncoder, in_batches
+from distilclip.vit import ViT, ViTConfig, evaluating, orthogonal, pool_image
 
 EMOJI_MODEL = Path(__file__).parent / "emoji" / "model"
 
@@ -32,11 +41,12 @@ EMOJI_MODEL = Path(__file__).parent / "emoji" / "model"
 class DistilCLIPConfig:
     """Everything that `DistilCLIP` needs to know.
 
-    `text_model` names the pretrained text encoder ("minilm", a folder, a Hub id). `vision_model`
-    names a pretrained ViT, if that is wanted: its shape and its pixel constants take the place of
-    those here, but for the image size and the dropouts, which are those of `vision`. `image_pool`
-    is "first" (the [CLS] token, or the first patch where there is none) or "mean" (over the
-    patches). `projection_norm` puts a LayerNorm behind each projection. `image_mean` and
+    `text_model` names the pretrained text encoder ("minilm", a folder, a Hub id).
+    `vision_model` names a pretrained ViT, if that is wanted: its shape and its
+    pixel constants take the place of those here, but for the image size and the
+    dropouts, which are those of `vision`. `image_pool` is "first" (the [CLS] token,
+    or the first patch where there is none) or "mean" (over the patches).
+    `projection_norm` puts a LayerNorm behind each projection. `image_mean` and
     `image_std` are a channel each, for pixels in [0, 1].
     """
 
@@ -57,16 +67,21 @@ class DistilCLIPConfig:
     def __post_init__(self):
         if isinstance(self.vision, dict):
             self.vision = ViTConfig(**self.vision)
-        self.image_mean, self.image_std = tuple(self.image_mean), tuple(self.image_std)
+        self.image_mean = tuple(self.image_mean)
+        self.image_std = tuple(self.image_std)
         if self.image_pool not in ("first", "mean"):
-            raise ValueError(f"image_pool must be 'first' or 'mean', got {self.image_pool!r}.")
+            raise ValueError(
+                f"image_pool must be 'first' or 'mean', got {self.image_pool!r}."
+            )
         if self.temperature <= 0:
-            raise ValueError(f"temperature must be positive, got {self.temperature}.")
+            raise ValueError(
+                f"temperature must be positive, got {self.temperature}."
+            )
 
 
 @dataclass
 class DistilCLIPOutput(ModelOutput):
-    """Unit vectors (B, E) of both sides, and their scaled cosines (B, B) in both directions."""
+    """Unit vectors (B, E) of both sides; scaled cosines (B, B), both ways round."""
 
     image_embeds: Tensor | None = None
     text_embeds: Tensor | None = None
@@ -75,9 +90,10 @@ class DistilCLIPOutput(ModelOutput):
 
 
 class Projection(nn.Module):
-    """A linear map into the shared space, with a LayerNorm behind it if asked: (B, D) -> (B, E).
+    """A linear map into the shared space, with a LayerNorm if asked for.
 
-    It starts as a rotation, as far as the two widths allow one: what is alike stays alike.
+    (B, D) -> (B, E). It starts as a rotation, as far as the two widths allow one:
+    what is alike stays alike.
     """
 
     def __init__(self, dim: int, embed_dim: int, norm: bool = False):
@@ -92,11 +108,11 @@ class Projection(nn.Module):
 
 
 class DistilCLIP(nn.Module):
-    """A ViT, from scratch as a rule, and a pretrained DistilBERT that meet in one space.
+    """A ViT, as a rule from scratch, and a pretrained DistilBERT meet in one space.
 
-    `DistilCLIP(config)` makes the projections and the ViT new, unless the configuration names a
-    pretrained one, and loads the text encoder by its name. A `TextEncoder` or a `ViT` can be
-    given instead.
+    `DistilCLIP(config)` makes the projections and the ViT new, unless the
+    configuration names a pretrained one, and loads the text encoder by its name. A
+    `TextEncoder` or a `ViT` can be given instead.
     """
 
     def __init__(
@@ -107,30 +123,33 @@ class DistilCLIP(nn.Module):
     ):
         super().__init__()
         if vision is None and config.vision_model:
-            vision, config = pretrained_vision(config)
+            vision, config = pretrained_vision(config.vision_model, config)
         self.config = config
         self.vision = vision or ViT(config.vision)
-        self.text = text or TextEncoder.from_pretrained(config.text_model, config.text_pool)
-        self.image_projection = Projection(
-            config.vision.dim, config.embed_dim, config.projection_norm
+        self.text = text or TextEncoder.from_pretrained(
+            config.text_model, config.text_pool
         )
-        self.text_projection = Projection(self.text.dim, config.embed_dim, config.projection_norm)
-        self.log_logit_scale = nn.Parameter(torch.tensor(math.log(1 / config.temperature)))
+        width, norm = config.embed_dim, config.projection_norm
+        self.image_projection = Projection(config.vision.dim, width, norm)
+        self.text_projection = Projection(self.text.dim, width, norm)
+        log_scale = math.log(1 / config.temperature)
+        self.log_logit_scale = nn.Parameter(torch.tensor(log_scale))
 
     @property
     def logit_scale(self) -> Tensor:
-        """1 / temperature, learnt as its logarithm and never above `max_logit_scale`."""
+        """1 / temperature, learned as a logarithm, at most `max_logit_scale`."""
         return self.log_logit_scale.exp().clamp(max=self.config.max_logit_scale)
 
-    def image_features(self, pixel_values: Tensor, any_size: bool = False) -> Tensor:
-        """Normalised pixels (B, C, H, W) -> the ViT's tokens, pooled to one (B, D)."""
+    def image_features(
+        self, pixel_values: Tensor, any_size: bool = False
+    ) -> Tensor:
+        """Normalised pixels (B, C, H, W) -> the ViT's tokens, pooled: (B, D)."""
         tokens = self.vision(pixel_values, any_size)
-        if self.config.image_pool == "first":
-            return tokens[:, 0]
-        return tokens[:, int(self.config.vision.cls_token) :].mean(dim=1)
+        has_cls = self.config.vision.cls_token
+        return pool_image(tokens, self.config.image_pool, has_cls)
 
     def embed_image_features(self, features: Tensor) -> Tensor:
-        """What `image_features` gives (B, D) -> unit vectors (B, E), with gradients."""
+        """From `image_features` (B, D) to unit vectors (B, E), with gradients."""
         return F.normalize(self.image_projection(features).float(), dim=-1)
 
     def embed_image(self, pixel_values: Tensor, any_size: bool = False) -> Tensor:
@@ -138,10 +157,11 @@ class DistilCLIP(nn.Module):
 
         With `any_size` they need not have the model's size: see `ViT`.
         """
-        return self.embed_image_features(self.image_features(pixel_values, any_size))
+        features = self.image_features(pixel_values, any_size)
+        return self.embed_image_features(features)
 
     def embed_text_features(self, features: Tensor) -> Tensor:
-        """What the text encoder gives (B, D) -> unit vectors (B, E), with gradients."""
+        """From the text encoder (B, D) to unit vectors (B, E), with gradients."""
         return F.normalize(self.text_projection(features).float(), dim=-1)
 
     def embed_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -156,56 +176,65 @@ class DistilCLIP(nn.Module):
         logits = self.logit_scale * cosines(image_embeds, text_embeds)
         return DistilCLIPOutput(image_embeds, text_embeds, logits, logits.T)
 
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, C, H, W), uint8 or float in [0, 1], as the ViT wants them."""
+        mean, std = self.config.image_mean, self.config.image_std
+        return normalise_pixels(pixels, mean, std)
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Token ids and mask, (B, T) each, as the configuration wants them."""
+        config = self.config
+        length, pad = config.max_text_length, config.pad_to_max_length
+        return self.text.tokenize(texts, length, pad)
+
     @torch.no_grad()
     def encode_image(
-        self, images: Tensor | Sequence[Image.Image] | Image.Image, batch_size: int = 64
+        self,
+        images: Tensor | Sequence[Image.Image] | Image.Image,
+        batch_size: int = 64,
     ) -> Tensor:
-        """PIL images, or a tensor (B, 3, H, W), -> unit vectors (B, E), without gradients.
+        """PIL images or a tensor (B, 3, H, W) -> unit vectors (B, E), no gradients.
 
-        A uint8 tensor holds pixels from 0 to 255; a float tensor is taken as already normalised.
+        A uint8 tensor holds pixels from 0 to 255; a float tensor is taken as
+        already normalised.
         """
         if isinstance(images, Image.Image):
             images = [images]
-        was_training, device = self.training, self.log_logit_scale.device
-        self.eval()
+        device = self.log_logit_scale.device
         embeds = [torch.empty(0, self.config.embed_dim, device=device)]
-        for start in range(0, len(images), batch_size):
-            batch = images[start : start + batch_size]
-            if not isinstance(batch, Tensor):
-                batch = pixels_of(batch, self.config.vision.image_size)
-            embeds.append(self.embed_image(self.normalise(batch.to(device))))
-        self.train(was_training)
+        with evaluating(self):
+            for start in range(0, len(images), batch_size):
+                batch = images[start : start + batch_size]
+                if not isinstance(batch, Tensor):
+                    batch = pixels_of(batch, self.config.vision.image_size)
+                batch = batch.to(device)
+                if batch.dtype == torch.uint8:
+                    batch = self.normalise(batch)
+                embeds.append(self.embed_image(batch))
         return torch.cat(embeds)
 
     @torch.no_grad()
-    def encode_text(self, texts: str | Sequence[str], batch_size: int = 64) -> Tensor:
+    def encode_text(
+        self, texts: str | Sequence[str], batch_size: int = 64
+    ) -> Tensor:
         """Strings -> unit vectors (B, E), without gradients."""
         texts = [texts] if isinstance(texts, str) else list(texts)
-        was_training, device = self.training, self.log_logit_scale.device
-        batches = in_batches(self.tokenize(texts), batch_size, device)
+        device = self.log_logit_scale.device
         embeds = torch.empty(len(texts), self.config.embed_dim, device=device)
-        self.eval()
-        for chosen, tokens in batches:
-            embeds[chosen] = self.embed_text(**tokens)
-        self.train(was_training)
+        with evaluating(self):
+            tokens = self.tokenize(texts)
+            for chosen, batch in in_batches(tokens, batch_size, device):
+                embeds[chosen] = self.embed_text(**batch)
         return embeds
 
-    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Token ids and mask, (B, T) each, as this model's configuration wants them."""
-        return self.text.tokenize(texts, self.config.max_text_length, self.config.pad_to_max_length)
-
-    def normalise(self, pixels: Tensor) -> Tensor:
-        """uint8 pixels as the ViT wants them; floats pass through."""
-        if pixels.dtype != torch.uint8:
-            return pixels
-        return normalise_pixels(pixels, self.config.image_mean, self.config.image_std)
-
-    def save_pretrained(self, folder: str | Path, text_weights: bool = True) -> None:
+    def save_pretrained(
+        self, folder: str | Path, text_weights: bool = True
+    ) -> None:
         """Write config.json, model.safetensors and the tokenizer into `folder`.
 
-        With `text_weights=False` the text encoder is left out, and `from_pretrained` loads it by
-        its name: right for a frozen encoder that everyone can fetch. Each file is written whole
-        or not at all.
+        With `text_weights=False` the text encoder is left out, and
+        `from_pretrained` loads it by its name: right for a frozen encoder that
+        everyone can fetch. Each file is written whole or not at all.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -217,32 +246,36 @@ class DistilCLIP(nn.Module):
         save_tensors(tensors, folder / "model.safetensors", {"format": "pt"})
         if text_weights:
             save_tokenizer(self.text.tokenizer, folder)
+        text_config = self.text.model.config.to_dict() if text_weights else None
         description = {
             "model_type": "distilclip",
             **asdict(self.config),
             "text_pool": self.text.pool,
-            "text_config": self.text.model.config.to_dict() if text_weights else None,
+            "text_config": text_config,
         }
         write_text(folder / "config.json", json.dumps(description, indent=2))
         preprocessing = {
-            "image_processor_type": "DistilCLIPImageProcessor",  # for transformers; see share.py
+            # The name under which share.py registers it with transformers
+            "image_processor_type": "DistilCLIPImageProcessor",
             "image_size": self.config.vision.image_size,
             "image_mean": self.config.image_mean,
             "image_std": self.config.image_std,
         }
-        write_text(folder / "preprocessor_config.json", json.dumps(preprocessing, indent=2))
+        content = json.dumps(preprocessing, indent=2)
+        write_text(folder / "preprocessor_config.json", content)
 
     @classmethod
     def from_pretrained(cls, folder_or_hub_id: str | Path) -> "DistilCLIP":
-        """Load what `save_pretrained` wrote, from a folder or the Hub, ready for inference.
+        """Load what `save_pretrained` wrote, from a folder or the Hub.
 
-        "emoji" is the model that comes with this package, trained by the preset `cpu`. Raises
-        FileNotFoundError where there is nothing, ValueError where it is something else.
+        The model is ready for inference. "emoji" is the one that comes with this
+        package, trained by the preset `cpu`. Raises FileNotFoundError where there
+        is nothing, ValueError where it is something else.
         """
         if str(folder_or_hub_id) == "emoji":
             folder_or_hub_id = EMOJI_MODEL
         config_file, *weight_files = checkpoint_files(folder_or_hub_id)
-        description = _read_model_config(config_file)
+        description = read_model_config(config_file)
         text_config = description.pop("text_config", None)
         config = DistilCLIPConfig(**description)
         text = None
@@ -251,83 +284,87 @@ class DistilCLIP(nn.Module):
             text_config = DistilBertConfig.from_dict(text_config)
             text = TextEncoder(
                 DistilBertModel(text_config),
-                _load_tokenizer(str(folder_or_hub_id), config=text_config),
+                load_tokenizer(folder_or_hub_id, config=text_config),
                 config.text_pool or "cls",
                 config.text_model,
             )
         model = cls(config, text, ViT(config.vision))
-        tensors = {}
-        for file in weight_files:
-            tensors.update(load_file(file))
-        ours = {n: t for n, t in model.state_dict().items() if text or not n.startswith("text.")}
-        wrong = [n for n in ours | tensors if _shape_of(ours, n) != _shape_of(tensors, n)]
-        if wrong:
+        tensors, wanted = load_tensors(*weight_files), model.state_dict()
+        if text is None:  # the text encoder has come from where its name says
+            wanted = {n: t for n, t in wanted.items() if not n.startswith("text.")}
+        if wrong := find_misfits(tensors, wanted):
             raise ValueError(
-                f"{folder_or_hub_id} does not fit its config.json: {len(wrong)} tensors are "
-                f"missing, unknown or of another shape, the first of them {wrong[0]}."
+                f"{folder_or_hub_id} does not fit its config.json: "
+                f"{len(wrong)} tensors are missing, unknown or of another shape, "
+                f"the first of them {wrong[0]}."
             )
         model.load_state_dict(tensors, strict=False)
         return model.eval()
 
 
-def pretrained_vision(config: DistilCLIPConfig) -> tuple[ViT, DistilCLIPConfig]:
-    """The ViT that `config.vision_model` names, and the configuration that fits it.
+def pretrained_vision(
+    source: str, config: DistilCLIPConfig
+) -> tuple[ViT, DistilCLIPConfig]:
+    """The ViT at `source`, a folder or a Hub id, and the configuration to fit it.
 
-    Shape and pixel constants are the checkpoint's (0.5 where it does not say); image size and
-    dropouts are those of `config.vision`.
+    Shape and pixel constants are the checkpoint's (0.5 where it does not say);
+    image size and dropouts are those of `config.vision`.
     """
     wanted = config.vision
     vision = ViT.from_pretrained(
-        config.vision_model, wanted.image_size, wanted.dropout, wanted.patch_dropout
+        source, wanted.image_size, wanted.dropout, wanted.patch_dropout
     )
     try:
-        file = find_file(config.vision_model, "preprocessor_config.json")
-    except FileNotFoundError as missing:
-        if "has no file" not in str(missing):
-            raise
+        file = find_file(source, "preprocessor_config.json")
+    except NoFileInPlaceError:
         said = {}
     else:
-        said = json.loads(file.read_text())
+        said = read_json(file)
     half = (0.5,) * vision.config.in_channels
     constants = {name: said.get(name, half) for name in ("image_mean", "image_std")}
     return vision, replace(config, vision=vision.config, **constants)
 
 
-def _shape_of(tensors: dict[str, Tensor], name: str) -> tuple[int, ...] | None:
-    """The shape of the tensor called `name`, None where there is none."""
-    return tuple(tensors[name].shape) if name in tensors else None
+def read_model_config(config_file: Path) -> dict:
+    """What `save_pretrained` wrote into a config.json, less its `model_type`.
 
-
-def _read_model_config(config_file: Path) -> dict:
-    """The contents of a config.json that `save_pretrained` wrote, less its `model_type`.
-
-    Raises ValueError where it describes another kind of model, or holds a setting that no
-    DistilCLIP of this version has, or one of another type.
+    Raises ValueError where it describes another kind of model, or where a setting
+    is unknown to this version or of another type.
     """
     description = read_json(config_file)
     if description.pop("model_type", None) != "distilclip":
         raise ValueError(
-            f"{config_file} does not describe a DistilCLIP model; give a folder that "
-            "'distilclip train' or save_pretrained wrote."
+            f"{config_file} does not describe a DistilCLIP model; "
+            "give a folder that 'distilclip train' or save_pretrained wrote."
         )
     optional = {"text_pool": "", "vision_model": "", "text_config": {}}
     usual = asdict(DistilCLIPConfig()) | optional
-    given = {k: v for k, v in description.items() if v is not None or k not in optional}
-    unfit = _unfit(given, usual) or _unfit(given.get("vision", {}), usual["vision"])
+    given: dict = {
+        name: value
+        for name, value in description.items()
+        if value is not None or name not in optional
+    }
+    unfit = find_unfit_settings(given, usual)
+    unfit = unfit or find_unfit_settings(given.get("vision", {}), usual["vision"])
     if unfit:
         raise ValueError(
-            f"{config_file} is damaged, or of another version of distilclip: this one does not "
-            f"know the setting {unfit[0]!r}, or not such a value for it."
+            f"{config_file} is damaged, or of another version of distilclip: this "
+            f"one does not know the setting {unfit[0]!r}, or not such a value for "
+            "it."
         )
     return description
 
 
-def _unfit(settings: dict, usual: dict) -> list[str]:
-    """The settings that `usual` does not have, or has with a value of another type."""
+def find_unfit_settings(settings: dict, usual: dict) -> list[str]:
+    """The settings that `usual` lacks, or has with a value of another type."""
     kinds = {tuple: list, float: (int, float)}  # what JSON may make of them
+
+    def fits(name: str, value) -> bool:
+        kind = type(usual[name])
+        return isinstance(value, kinds.get(kind, kind))
+
     return [
         name
         for name, value in settings.items()
-        if name not in usual
-        or not isinstance(value, kinds.get(type(usual[name]), type(usual[name])))
+        if name not in usual or not fits(name, value)
     ]

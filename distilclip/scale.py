@@ -1,9 +1,10 @@
-"""Batches larger than memory, and more than one processor: the same loss, the same gradients.
+"""Batches larger than memory, and several processes: the same loss and gradients.
 
-A contrastive loss needs the whole batch at once, but its encoders do not. Gradient caching runs
-them a micro-batch at a time; processes that `torchrun` started exchange embeddings and average
-their gradients. Built in chapter 11, after Gao et al., "Scaling Deep Contrastive Learning Batch
-Size under Memory Limited Setup" (2021).
+A contrastive loss needs the whole batch at once, but its encoders do not. Gradient
+caching runs them a micro-batch at a time; processes that `torchrun` started
+exchange embeddings and average their gradients. Built in chapter 11, after Gao et
+al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup"
+(2021).
 """
 
 import os
@@ -22,9 +23,9 @@ from distilclip.loss import check_positives, cosines
 def log_normalisers(
     image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor, chunk_size: int
 ) -> tuple[Tensor, Tensor]:
-    """The logarithm of what each softmax of the table divides by: rows (B, 1), columns (M).
+    """The logarithm of what each softmax divides by: rows (B, 1), columns (M).
 
-    At most `chunk_size` rows of the table are in memory.
+    At most `chunk_size` rows of the similarity matrix are in memory.
     """
     rows, columns = [], image_embeds.new_full((len(text_embeds),), -torch.inf)
     for images in image_embeds.split(chunk_size):
@@ -41,53 +42,71 @@ def chunked_contrastive_loss(
     positives: Tensor | None = None,
     chunk_size: int = 128,
 ) -> Tensor:
-    """`contrastive_loss` with at most `chunk_size` rows of its table in memory -> scalar.
+    """`contrastive_loss` with `chunk_size` rows of its matrix in memory -> scalar.
 
-    Arguments, value and gradients are those of `contrastive_loss`; the memory grows with B, not
-    with its square. The gradients come from the softmax's formula, not from autograd, which
-    would keep every row for later: they cannot be differentiated again.
+    Arguments, value and gradients are those of `contrastive_loss`; the memory grows
+    with B, not with its square. The gradients come from the softmax's formula, not
+    from autograd, which would keep every row for later: they cannot be
+    differentiated again.
     """
-    size = len(image_embeds)
+    size, scale = len(image_embeds), torch.as_tensor(logit_scale)
     if len(text_embeds) != size:
-        raise ValueError(f"{size} images do not pair up with {len(text_embeds)} texts.")
+        raise ValueError(
+            f"{size} images do not pair up with {len(text_embeds)} texts."
+        )
+    if positives is not None:
+        check_positives(positives, torch.empty(size, size, device="meta"))
+    inputs = image_embeds, text_embeds, scale
     with torch.no_grad(), torch.autocast(image_embeds.device.type, enabled=False):
-        dtype = torch.promote_types(image_embeds.dtype, torch.float32)
-        images, texts = image_embeds.to(dtype), text_embeds.to(dtype)
-        scale = torch.as_tensor(logit_scale).to(images)
-        row_counts, column_counts = images.new_ones(size, 1), images.new_ones(size)
-        if positives is not None:
-            check_positives(positives, torch.empty(size, size, device="meta"))
-            row_counts = positives.sum(dim=1, keepdim=True, dtype=dtype)
-            column_counts = positives.sum(dim=0, dtype=dtype)
-        row_norms, column_norms = log_normalisers(images, texts, scale, chunk_size)
-
-        value, to_scale = torch.zeros_like(scale), torch.zeros_like(scale)
-        to_images, to_texts = torch.empty_like(images), torch.zeros_like(texts)
-        everyone = torch.arange(size, device=images.device)
-        for rows in everyone.split(chunk_size):
-            cosine = cosines(images[rows], texts)
-            matches = rows.unsqueeze(1) == everyone if positives is None else positives[rows]
-            slope = torch.zeros_like(cosine)
-            for norms, counts in (
-                (row_norms[rows], row_counts[rows]),
-                (column_norms, column_counts),
-            ):
-                log_probabilities, targets = scale * cosine - norms, matches / counts
-                value -= (targets * log_probabilities).sum() / (2 * size)
-                slope += (log_probabilities.exp() - targets) / (2 * size)
-            to_images[rows] = scale * (slope @ texts)
-            to_texts += scale * (slope.T @ images[rows])
-            to_scale += (slope * cosine).sum()
-
-    # Each term that is added here is zero, and has the gradient that was found above.
-    scale = torch.as_tensor(logit_scale)
-    for tensor, slope in ((image_embeds, to_images), (text_embeds, to_texts), (scale, to_scale)):
-        value = value + ((tensor - tensor.detach()) * slope).sum()
+        value, gradients = loss_and_gradients(*inputs, positives, chunk_size)
+    # Each term that is added here is zero, and has the gradient found above.
+    for tensor, gradient in zip(inputs, gradients, strict=True):
+        value = value + ((tensor - tensor.detach()) * gradient).sum()
     return value
 
 
+def loss_and_gradients(
+    image_embeds: Tensor,
+    text_embeds: Tensor,
+    logit_scale: Tensor,
+    positives: Tensor | None,
+    chunk_size: int,
+) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """The contrastive loss, and its gradients by both embeddings and by the scale.
+
+    By the softmax's formula, a chunk of rows at a time, in float32 at least.
+    """
+    dtype = torch.promote_types(image_embeds.dtype, torch.float32)
+    images, texts = image_embeds.to(dtype), text_embeds.to(dtype)
+    size, scale = len(images), logit_scale.to(images)
+    row_counts, column_counts = images.new_ones(size, 1), images.new_ones(size)
+    if positives is not None:
+        row_counts = positives.sum(dim=1, keepdim=True, dtype=dtype)
+        column_counts = positives.sum(dim=0, dtype=dtype)
+    row_norms, column_norms = log_normalisers(images, texts, scale, chunk_size)
+    value, to_scale = torch.zeros_like(scale), torch.zeros_like(scale)
+    to_images, to_texts = torch.empty_like(images), torch.zeros_like(texts)
+    everyone = torch.arange(size, device=images.device)
+    for rows in everyone.split(chunk_size):
+        cosine = cosines(images[rows], texts)
+        matches = (
+            rows.unsqueeze(1) == everyone if positives is None else positives[rows]
+        )
+        by_rows = row_norms[rows], row_counts[rows]
+        by_columns = column_norms, column_counts
+        gradient = torch.zeros_like(cosine)
+        for norms, counts in (by_rows, by_columns):
+            log_probabilities, targets = scale * cosine - norms, matches / counts
+            value -= (targets * log_probabilities).sum() / (2 * size)
+            gradient += (log_probabilities.exp() - targets) / (2 * size)
+        to_images[rows] = scale * (gradient @ texts)
+        to_texts += scale * (gradient.T @ images[rows])
+        to_scale += (gradient * cosine).sum()
+    return value, (to_images, to_texts, to_scale)
+
+
 def random_state() -> list[Tensor]:
-    """Where PyTorch's random numbers stand: on the CPU, and on the GPU where one is in use."""
+    """The state of PyTorch's generators: on the CPU, and on a GPU in use."""
     states = [torch.get_rng_state()]
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         states.append(torch.cuda.get_rng_state())
@@ -95,7 +114,7 @@ def random_state() -> list[Tensor]:
 
 
 def set_random_state(states: list[Tensor]) -> None:
-    """Go back to where `random_state` was taken: the same numbers will be drawn again."""
+    """Go back to where `random_state` was taken, to draw the same again."""
     torch.set_rng_state(states[0])
     if len(states) > 1:
         torch.cuda.set_rng_state(states[1])
@@ -109,64 +128,72 @@ def cached_contrastive_backward(
     scaler: torch.amp.GradScaler | None = None,
     loss: Callable[..., Tensor] = chunked_contrastive_loss,
 ) -> Tensor:
-    """The gradient of one large batch in the memory of a micro-batch -> its loss, detached.
+    """The gradient of a large batch in the memory of a small one -> its loss.
 
-    `encode` turns a micro-batch into image_embeds and text_embeds, (b, E) each; `batches` holds
-    the micro-batches, which need not be of one size. Every parameter's `grad` is added to as
-    `loss(image_embeds, text_embeds, logit_scale, positives).backward()` on the whole batch would
-    do it, with `logit_scale` and whatever it comes from (Gao et al., 2021). A `scaler` multiplies
-    the loss before.
-
-    Each micro-batch is encoded twice. PyTorch's random numbers are replayed, so dropout drops
-    the same; any other source of chance must be settled before. With several processes
-    `batches` are this one's own, the loss is that of all processes' pairs, and `positives` has a
-    row and a column for each of them, as `gather_positives` makes it; `average_gradients` comes
-    after. Raises ValueError where `batches` is empty or can be run through only once, and where
-    `encode` does not repeat itself.
+    `encode` turns each of `batches` into image_embeds and text_embeds, (b, E) each.
+    Every `grad` is added to as by `loss(image_embeds, text_embeds, logit_scale,
+    positives).backward()` on the whole batch (Gao et al., 2021). Each micro-batch
+    is encoded twice, with PyTorch's random numbers replayed. Of several processes
+    `batches` are this one's, and `positives` what `gather_positives` makes. Raises
+    ValueError where `batches` is empty or can be read only once, and where `encode`
+    does not repeat itself.
     """
     if isinstance(batches, Iterator) or not len(batches):
-        raise ValueError("batches must be a list of micro-batches, at least one: it is read twice.")
+        raise ValueError("batches must be a non-empty list: it is read twice.")
     states, encoded = [], []
     with torch.no_grad():
         for batch in batches:
             states.append(random_state())
             encoded.append(encode(batch))
-    after = random_state()
-
-    sizes = [len(image_embeds) for image_embeds, _ in encoded]
-    embeds = [torch.cat(side).requires_grad_() for side in zip(*encoded, strict=True)]
+    after, sizes = random_state(), [len(images) for images, _ in encoded]
+    embeds = [torch.cat(s).requires_grad_() for s in zip(*encoded, strict=True)]
     del encoded
     value = loss(*(gather_embeds(side) for side in embeds), logit_scale, positives)
     (value if scaler is None else scaler.scale(value)).backward()
-
-    slopes = zip(*(side.grad.split(sizes) for side in embeds), strict=True)
-    encoded = zip(*(side.detach().split(sizes) for side in embeds), strict=True)
-    for batch, state, before, slope in zip(batches, states, encoded, slopes, strict=True):
+    known = zip(*(side.detach().split(sizes) for side in embeds), strict=True)
+    # None where the loss does not look at a side
+    grads = [torch.zeros_like(s) if s.grad is None else s.grad for s in embeds]
+    gradients = zip(*(grad.split(sizes) for grad in grads), strict=True)
+    parts = zip(batches, states, known, gradients, strict=True)
+    for batch, state, old, gradient in parts:
         set_random_state(state)
-        again = encode(batch)
-        for old, new in zip(before, again, strict=True):
-            if not torch.allclose(old, new.detach(), rtol=0, atol=1e-3, equal_nan=True):
-                raise ValueError(
-                    "encode gave other embeddings when it was called again with the same "
-                    "micro-batch: draw what is random before, or from PyTorch's own generator."
-                )
-        learning = [side.requires_grad for side in again]
-        torch.autograd.backward(
-            [side for side, learns in zip(again, learning, strict=True) if learns],
-            [side for side, learns in zip(slope, learning, strict=True) if learns],
-        )
+        backward_again(encode(batch), old, gradient)
     set_random_state(after)
     return value.detach()
 
 
-@contextmanager
-def process_group(device: str = "cpu", timeout: float = 1800.0) -> Iterator[tuple[int, int]]:
-    """Join the processes that `torchrun` started -> this one's rank, and how many there are.
+def backward_again(
+    embeds: Sequence[Tensor], known: Sequence[Tensor], gradients: Sequence[Tensor]
+) -> None:
+    """Send the gradients of a micro-batch's embeddings back through its encoders.
 
-    GPUs talk through NCCL, each process with a card of its own, CPUs through Gloo. Without
-    torchrun it is (0, 1), and nothing is opened. Whoever waits for another process longer than
-    `timeout` seconds gives up with ConnectionError; under NCCL PyTorch's own watchdog ends the
-    process.
+    `embeds` come from encoding it again; `known` are those of the first time.
+    Raises ValueError where the two differ.
+    """
+    for old, new in zip(known, embeds, strict=True):
+        if not torch.allclose(old, new.detach(), rtol=0, atol=1e-3, equal_nan=True):
+            raise ValueError(
+                "encode gave other embeddings when it was called again with the "
+                "same micro-batch: draw what is random before, or from PyTorch's "
+                "own generator."
+            )
+    pairs = list(zip(embeds, gradients, strict=True))
+    torch.autograd.backward(
+        [new for new, _ in pairs if new.requires_grad],
+        [gradient for new, gradient in pairs if new.requires_grad],
+    )
+
+
+@contextmanager
+def process_group(
+    device: str = "cpu", timeout: float = 1800.0
+) -> Iterator[tuple[int, int]]:
+    """Join the processes that `torchrun` started -> this one's rank, their number.
+
+    GPUs talk through NCCL, each process with a card of its own, CPUs through Gloo.
+    Without torchrun it is (0, 1), and nothing is opened. Whoever waits for another
+    process longer than `timeout` seconds gives up with ConnectionError; under NCCL
+    PyTorch's own watchdog ends the process.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         yield 0, 1
@@ -175,7 +202,7 @@ def process_group(device: str = "cpu", timeout: float = 1800.0) -> Iterator[tupl
     if on_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     backend, patience = "nccl" if on_gpu else "gloo", timedelta(seconds=timeout)
-    _communicate(dist.init_process_group, backend, timeout=patience)
+    communicate(dist.init_process_group, backend, timeout=patience)
     try:
         yield processes()
     finally:
@@ -183,7 +210,7 @@ def process_group(device: str = "cpu", timeout: float = 1800.0) -> Iterator[tupl
 
 
 def processes() -> tuple[int, int]:
-    """This process's rank, and how many there are: (0, 1) for one that works alone."""
+    """This process's rank, and their number: (0, 1) for one that works alone."""
     if not (dist.is_available() and dist.is_initialized()):
         return 0, 1
     return dist.get_rank(), dist.get_world_size()
@@ -192,18 +219,20 @@ def processes() -> tuple[int, int]:
 def broadcast_weights(module: nn.Module) -> None:
     """Give every process the parameters and buffers that rank 0 has.
 
-    A common seed does not do it: matrices that come from a factorisation differ in their last
-    digits with the number of threads, and copies that start apart drift apart.
+    A common seed does not do it: matrices that come from a factorisation differ in
+    their last digits with the number of threads, and copies that start apart drift
+    apart.
     """
     if processes()[1] > 1:
         for tensor in module.state_dict().values():
-            _communicate(dist.broadcast, tensor, 0)
+            communicate(dist.broadcast, tensor, 0)
 
 
 def gather(tensor: Tensor) -> Tensor:
-    """All processes' tensors one below the other, (B, ...) -> (world * B, ...), in rank order.
+    """All processes' tensors in one, (B, ...) -> (world * B, ...).
 
-    No gradient flows back. Raises ValueError where not all bring the same shape.
+    In the order of ranks. No gradient flows back. Raises ValueError where not all
+    bring the same shape.
     """
     _, world = processes()
     tensor = tensor.detach().contiguous()
@@ -211,17 +240,19 @@ def gather(tensor: Tensor) -> Tensor:
         return tensor
     shape = torch.tensor(tensor.shape, device=tensor.device)
     shapes = [torch.empty_like(shape) for _ in range(world)]
-    _communicate(dist.all_gather, shapes, shape)
+    communicate(dist.all_gather, shapes, shape)
     if any(other.tolist() != shape.tolist() for other in shapes):
         shown = ", ".join(str(tuple(other.tolist())) for other in shapes)
-        raise ValueError(f"All processes must bring tensors of the same shape, got {shown}.")
+        raise ValueError(
+            f"All processes must bring tensors of the same shape, got {shown}."
+        )
     parts = [torch.empty_like(tensor) for _ in range(world)]
-    _communicate(dist.all_gather, parts, tensor)
+    communicate(dist.all_gather, parts, tensor)
     return torch.cat(parts)
 
 
 class GatherWithGradient(torch.autograd.Function):
-    """`gather`, and its derivative: each process gets back the sum of what all want of its part."""
+    """`gather` and its derivative: the sum of what all want of one's part."""
 
     @staticmethod
     def forward(ctx, embeds: Tensor) -> Tensor:
@@ -229,66 +260,83 @@ class GatherWithGradient(torch.autograd.Function):
         return gather(embeds)
 
     @staticmethod
-    def backward(ctx, slope: Tensor) -> Tensor:
+    def backward(ctx, gradient: Tensor) -> Tensor:
         """(world * B, E) -> (B, E)."""
         rank, world = processes()
-        slope = slope.contiguous().clone()
-        _communicate(dist.all_reduce, slope)
-        return slope.chunk(world)[rank]
+        gradient = gradient.contiguous().clone()
+        communicate(dist.all_reduce, gradient)
+        return gradient.chunk(world)[rank]
 
 
 def gather_embeds(embeds: Tensor) -> Tensor:
-    """All processes' embeddings, (B, E) -> (world * B, E), with gradients back to each of them.
+    """All processes' embeddings, (B, E) -> (world * B, E), with gradients to each.
 
-    Where every process computes the loss of the whole batch from these, and `average_gradients`
-    follows, the parameters' gradients are those of one process with the whole batch.
+    Where every process computes the loss of the whole batch from these, and
+    `average_gradients` follows, the parameters' gradients are those of one process
+    with the whole batch.
     """
     return embeds if processes()[1] == 1 else GatherWithGradient.apply(embeds)
 
 
 def gather_positives(own_caption_ids: Tensor, caption_ids: Tensor) -> Tensor:
-    """Which captions are right for which image, over all processes: bool (world * B, world * B).
+    """Which captions are right for which image: bool (world * B, world * B).
 
-    `own_caption_ids` (B, K) lists every caption of each image, filled up with -1, `caption_ids`
-    (B) the one that was drawn.
+    `own_caption_ids` (B, K) lists every caption of each image, filled up with -1,
+    `caption_ids` (B) the one that was drawn.
     """
     own, drawn = gather(own_caption_ids), gather(caption_ids)
-    positives = torch.zeros(len(own), len(drawn), dtype=torch.bool, device=own.device)
+    positives = torch.zeros(
+        len(own), len(drawn), dtype=torch.bool, device=own.device
+    )
     for caption in own.T:
         positives |= caption.unsqueeze(1) == drawn
     return positives
 
 
-def average_gradients(parameters: Iterable[nn.Parameter], bucket_size: int = 2**23) -> None:
+def average_gradients(
+    parameters: Iterable[nn.Parameter], bucket_size: int = 2**23
+) -> None:
     """Replace every parameter's `grad` by its mean over all processes.
 
-    They travel in buckets of about `bucket_size` numbers: a message has a fixed cost besides its
-    length. Every process must hold gradients for the same parameters.
+    They travel in buckets of about `bucket_size` numbers: a message has a fixed
+    cost besides its length. Every process must hold gradients for the same
+    parameters.
     """
     _, world = processes()
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    gradients = [
+        parameter.grad for parameter in parameters if parameter.grad is not None
+    ]
     while world > 1 and gradients:
         bucket = [gradients.pop(0)]
         size = bucket[0].numel()
-        while gradients and gradients[0].dtype == bucket[0].dtype and size < bucket_size:
+        while (
+            gradients
+            and gradients[0].dtype == bucket[0].dtype
+            and size < bucket_size
+        ):
             size += gradients[0].numel()
             bucket.append(gradients.pop(0))
         message = torch.cat([gradient.flatten() for gradient in bucket])
-        _communicate(dist.all_reduce, message)
+        communicate(dist.all_reduce, message)
         message /= world
         parts = message.split([gradient.numel() for gradient in bucket])
         for gradient, part in zip(bucket, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
 
 
-def _communicate(operation: Callable, *arguments, **options) -> None:
-    """Run an operation of torch.distributed; ConnectionError where the others cannot be reached."""
+def communicate(operation: Callable, *arguments, **options) -> None:
+    """Run an operation of torch.distributed.
+
+    Raises ConnectionError where the others cannot be reached.
+    """
     try:
         operation(*arguments, **options)
     except RuntimeError as error:
-        rank, reason = os.environ.get("RANK", processes()[0]), str(error).split("] ", 1)[-1]
+        rank = os.environ.get("RANK", processes()[0])
+        reason = str(error).split("] ", 1)[-1]
         raise ConnectionError(
-            f"Process {rank} lost touch with the others: one of them has stopped or hangs. Read "
-            "what they say, then start all of them again, with --resume for a training run. "
+            f"Process {rank} lost touch with the others: one of them has stopped "
+            "or hangs. Read what they say, then start all of them again, with "
+            "--resume for a training run. "
             f"({reason.splitlines()[0].split('. ')[0]})"
         ) from error

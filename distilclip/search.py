@@ -1,13 +1,15 @@
 """What the space is for: embeddings go in, rankings, classes and pictures come out.
 
-Retrieval metrics, zero-shot classification and an index of pictures. Built in chapter 9; the
-metrics are those of Radford et al. (2021) and of the caption-retrieval papers before it.
+Retrieval metrics, zero-shot classification and an index of pictures. Built in
+chapter 9; the metrics are those of Radford et al. (2021) and of the
+caption-retrieval papers before it.
 """
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -18,18 +20,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from distilclip.data import decode_pixels
-from distilclip.index_files import (
-    Stamp,
-    image_side_key,
-    read_index,
-    read_pictures,
-    stamps_of_pictures,
-    write_index,
-)
+from distilclip.index.file import Stamp, image_side_key, read_index, write_index
+from distilclip.index.neighbours import faiss_neighbours
 from distilclip.loss import cosines
 from distilclip.model import DistilCLIP
-from distilclip.neighbours import faiss_neighbours
-from distilclip.sources import why_undecodable
+from distilclip.storage.pictures import (
+    find_pictures,
+    read_pictures,
+    why_undecodable,
+)
 
 TIE = 1e-6  # cosines this near to each other count as equal; float32 rounds by less
 
@@ -42,57 +41,98 @@ def retrieval_metrics(
     ks: Sequence[int] = (1, 5, 10),
     chunk: int = 512,
 ) -> dict[str, float]:
-    """Recall at k in both directions: {"i2t_r1": ..., "t2i_r10": ...}, shares between 0 and 1.
+    """Recall at k both ways: {"i2t_r1": ..., "t2i_r10": ...}, shares from 0 to 1.
 
-    `image_embeds` (N, E) and `text_embeds` (M, E) are unit vectors; `image_ids_of_texts` (M)
-    gives for each text the row of its image. t2i: the share of texts whose image is among the k
-    nearest images. i2t: the share of images (that have a text) with at least one of their texts
-    among the k nearest.
+    `image_embeds` (N, E) and `text_embeds` (M, E) are unit vectors;
+    `image_ids_of_texts` (M) gives for each text the row of its image. t2i: the
+    share of texts whose image is among the k nearest images. i2t: the share of
+    images (that have a text) with at least one of their texts among the k nearest.
 
-    Ties are counted pessimistically: a rival within 1e-6 of the right answer stands before it, so
-    a model that puts everything in one place finds nothing. Each block of chunk x chunk cosines
-    is computed once, serves both directions, and is forgotten. Raises ValueError for image ids
-    that do not fit, and for embeddings that are not finite.
+    Ties are counted pessimistically: a rival within 1e-6 of the right answer stands
+    before it, so a model that puts everything in one place finds nothing. Raises
+    ValueError for image ids that do not fit, and for embeddings that are not
+    finite.
     """
-    owners, order = _texts_by_image(image_ids_of_texts, len(image_embeds), text_embeds)
+    owners, order = texts_by_image(
+        image_ids_of_texts, len(image_embeds), text_embeds
+    )
+    images_before, texts_before = count_nearer(
+        image_embeds, text_embeds, owners, order, chunk
+    )
+    metrics = {f"i2t_r{k}": (texts_before < k).double().mean().item() for k in ks}
+    return metrics | {
+        f"t2i_r{k}": (images_before < k).double().mean().item() for k in ks
+    }
+
+
+def right_cosines(
+    image_embeds: Tensor,
+    text_embeds: Tensor,
+    owners: Tensor,
+    order: Tensor,
+    blocks: Sequence[slice],
+) -> Tensor:
+    """The cosine of each text with its own image: (M), in the order of `order`."""
+    pairs = (
+        (text_embeds[order[rows]], image_embeds[owners[rows]]) for rows in blocks
+    )
+    own = torch.cat([(texts * images).sum(dim=1) for texts, images in pairs])
+    if not own.isfinite().all():
+        raise ValueError(
+            "Some embeddings are not finite numbers: has the training gone wrong?"
+        )
+    return own
+
+
+def count_nearer(
+    image_embeds: Tensor,
+    text_embeds: Tensor,
+    owners: Tensor,
+    order: Tensor,
+    chunk: int,
+) -> tuple[Tensor, Tensor]:
+    """How many rivals stand before the right answer of each text, of each image.
+
+    `owners` and `order` (M) are those of `texts_by_image`. Each block of chunk x
+    chunk cosines is computed once, serves both directions, and is forgotten.
+    """
     dtype = torch.promote_types(image_embeds.dtype, torch.float32)
     image_embeds, text_embeds = image_embeds.to(dtype), text_embeds.to(dtype)
     blocks = [slice(start, start + chunk) for start in range(0, len(order), chunk)]
-    own = torch.cat(
-        [(text_embeds[order[rows]] * image_embeds[owners[rows]]).sum(dim=1) for rows in blocks]
-    )
-    if not own.isfinite().all():
-        raise ValueError("Some embeddings are not finite numbers: has the training gone wrong?")
-    best = own.new_full((len(image_embeds),), math.inf)  # of an image's texts; inf: it has none
+    own = right_cosines(image_embeds, text_embeds, owners, order, blocks)
+    # The best of an image's texts; infinite where it has none.
+    best = own.new_full((len(image_embeds),), math.inf)
     best.scatter_reduce_(0, owners, own, "amax", include_self=False)
     own_bar, best_bar = own.unsqueeze(1) - TIE, best - TIE
     images_before = torch.zeros_like(own, dtype=torch.float64)
     texts_before = torch.zeros_like(best, dtype=torch.float64)
     for rows in blocks:
         texts, text_owners = text_embeds[order[rows]], owners[rows]
-        first, last = text_owners[0].item(), text_owners[-1].item()
         for left in range(0, len(image_embeds), chunk):
             columns = slice(left, left + chunk)
             scores = cosines(texts, image_embeds[columns])
-            if first < left + chunk and last >= left:  # take the right answers off the table
-                inside = ((text_owners >= left) & (text_owners < left + chunk)).nonzero()[:, 0]
-                scores[inside, text_owners[inside] - left] = -math.inf
-            # As numbers, because sums of floats are several times as fast as those of booleans.
+            is_here = (text_owners >= left) & (text_owners < left + chunk)
+            inside = is_here.nonzero()[:, 0]  # right answers are no rivals
+            scores[inside, text_owners[inside] - left] = -math.inf
+            # As numbers: sums of floats are much faster than those of booleans.
             nearer = torch.ge(scores, own_bar[rows], out=torch.empty_like(scores))
             images_before[rows] += nearer.sum(dim=1)
             texts_before[columns] += scores.ge_(best_bar[columns]).sum(dim=0)
-    texts_before = texts_before[best < math.inf]
-    metrics = {f"i2t_r{k}": (texts_before < k).double().mean().item() for k in ks}
-    return metrics | {f"t2i_r{k}": (images_before < k).double().mean().item() for k in ks}
+    return images_before, texts_before[best < math.inf]
 
 
-def _texts_by_image(
+def texts_by_image(
     owners: Tensor | Sequence[int], images: int, text_embeds: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The image of each text, sorted, and the texts in that order; ValueError if impossible."""
+    """The image of each text, sorted, and the texts in that order.
+
+    Raises ValueError for images that are not there.
+    """
     owners = torch.as_tensor(owners, device=text_embeds.device)
     if len(owners) != len(text_embeds):
-        raise ValueError(f"{len(text_embeds)} texts, but {len(owners)} image ids for them.")
+        raise ValueError(
+            f"{len(text_embeds)} texts, but {len(owners)} image ids for them."
+        )
     if len(owners) == 0 or images == 0:
         raise ValueError("Retrieval needs at least one image and one text.")
     if owners.min() < 0 or owners.max() >= images:
@@ -107,16 +147,19 @@ def evaluate_retrieval(
     progress: bool = False,
     encode_text: Callable[[Sequence[str]], Tensor] | None = None,
 ) -> dict[str, float]:
-    """`retrieval_metrics` of a model on a split of `load_pairs`, every caption a query.
+    """`retrieval_metrics` of a model on a split, with every caption as a query.
 
-    `encode_text` stands in for the model's own where there is a shorter way to the same vectors.
+    `encode_text` stands in for the model's own where there is a shorter way to the
+    same vectors.
     """
     pixels = decode_pixels(rows, model.config.vision.image_size, progress=progress)
     texts = [text for captions in rows["captions"] for text in captions]
-    owners = [row for row, captions in enumerate(rows["captions"]) for _ in captions]
+    owners = [
+        row for row, captions in enumerate(rows["captions"]) for _ in captions
+    ]
     images = model.encode_image(pixels, batch_size)
-    embeds = encode_text(texts) if encode_text else model.encode_text(texts, batch_size)
-    return retrieval_metrics(images, embeds, owners)
+    encode = encode_text or partial(model.encode_text, batch_size=batch_size)
+    return retrieval_metrics(images, encode(texts), owners)
 
 
 def caption_bank(
@@ -127,22 +170,27 @@ def caption_bank(
 ) -> Tensor:
     """What known pictures are called, for `expand_queries`: unit vectors (C, E).
 
-    One for each different list of captions: the direction of their mean. `encode_text` as for
-    `evaluate_retrieval`.
+    One for each different list of captions: the direction of their mean.
+    `encode_text` as for `evaluate_retrieval`.
     """
     known = list(dict.fromkeys(map(tuple, captions_of_images)))
     texts = [text for captions in known for text in captions]
-    embeds = encode_text(texts) if encode_text else model.encode_text(texts, batch_size)
+    embeds = (
+        encode_text(texts) if encode_text else model.encode_text(texts, batch_size)
+    )
     parts = embeds.split([len(captions) for captions in known])
     return F.normalize(torch.stack([part.mean(dim=0) for part in parts]), dim=-1)
 
 
-def expand_queries(queries: Tensor, bank: Tensor, sharpness: float = 30.0) -> Tensor:
+def expand_queries(
+    queries: Tensor, bank: Tensor, sharpness: float = 30.0
+) -> Tensor:
     """Say queries (Q, E) in the words of known captions: unit vectors (Q, E).
 
-    Each becomes the mean of the vectors in `bank` (C, E), weighted by the softmax of `sharpness`
-    times its cosine with each. The pictures of a space were put beside captions; a sentence that
-    is none has parts that no picture answers to, and loses them here.
+    Each becomes the mean of the vectors in `bank` (C, E), weighted by the softmax
+    of `sharpness` times its cosine with each. The pictures of a space were put
+    beside captions; a sentence that is none has parts that no picture answers to,
+    and loses them here.
     """
     weights = (sharpness * cosines(queries, bank)).softmax(dim=-1)
     return F.normalize(weights @ bank, dim=-1)
@@ -156,31 +204,45 @@ def zero_shot_classify(
 ) -> Tensor:
     """How probable each class is for each image: (B, classes), rows that sum to 1.
 
-    `images` as for `encode_image`, or the unit vectors (B, E) that it gave. Each class is the
-    mean of its name in every template ("a picture of {}"), as Radford et al. (2021, section
-    3.1.4) do. Raises ValueError for a template without {}, or vectors of another length.
+    `images` as for `encode_image`, or the unit vectors (B, E) that it gave. Each
+    class is the mean of its name in every template ("a picture of {}"), as Radford
+    et al. (2021, section 3.1.4) do. Raises ValueError for a template without {}, or
+    vectors of another length.
     """
+    classes = embed_classes(model, class_names, templates)
+    if isinstance(images, Tensor) and images.ndim == 2:
+        if images.shape[1] != classes.shape[1]:
+            raise ValueError(
+                f"Vectors of {images.shape[1]} numbers; the model's have "
+                f"{classes.shape[1]}."
+            )
+        embeds = images.to(classes.device)
+    else:
+        embeds = model.encode_image(images)
+    return (model.logit_scale.detach() * embeds @ classes.T).softmax(dim=-1)
+
+
+def embed_classes(
+    model: DistilCLIP, class_names: Sequence[str], templates: Sequence[str]
+) -> Tensor:
+    """A unit vector a class: the mean of its name in all templates -> (C, E)."""
     for template in templates:
         if "{}" not in template:
-            raise ValueError(f"The template {template!r} has no {{}} for the name of the class.")
+            raise ValueError(
+                f"The template {template!r} has no {{}} for the name of the class."
+            )
     if not class_names or not templates:
-        raise ValueError("Zero-shot classification needs at least one class and one template.")
-    prompts = [template.format(name) for name in class_names for template in templates]
-    embeds = model.encode_text(prompts).view(len(class_names), len(templates), -1).mean(dim=1)
-    classes = F.normalize(embeds, dim=-1)
-    scale = model.logit_scale.detach()
-    encoded = isinstance(images, Tensor) and images.ndim == 2
-    if encoded and images.shape[1] != classes.shape[1]:
         raise ValueError(
-            f"Vectors of {images.shape[1]} numbers; the model's have {classes.shape[1]}."
+            "Zero-shot classification needs at least one class and one template."
         )
-    image_embeds = images.to(classes.device) if encoded else model.encode_image(images)
-    return (scale * image_embeds @ classes.T).softmax(dim=-1)
+    prompts = [each.format(name) for name in class_names for each in templates]
+    embeds = model.encode_text(prompts).view(len(class_names), len(templates), -1)
+    return F.normalize(embeds.mean(dim=1), dim=-1)
 
 
 @dataclass
 class Hit:
-    """A picture found: its name in the index, its cosine with the query, its file if it has one."""
+    """A picture found: its name in the index, its cosine, and its file if any."""
 
     name: str
     score: float
@@ -188,11 +250,11 @@ class Hit:
 
 
 class ImageIndex:
-    """Unit vectors of many pictures, searched with words, with a picture or with a vector.
+    """Unit vectors of many pictures, searched with words, a picture or a vector.
 
-    Row i of `embeds` (N, E) belongs to `names[i]`: the path of a file within `folder`, or the
-    image id of a data set. `skipped` lists what could not be read in the folder, each with the
-    reason, where skipping was asked for.
+    Row i of `embeds` (N, E) belongs to `names[i]`: the path of a file within
+    `folder`, or the image id of a data set. `skipped` lists what could not be read
+    in the folder, each with the reason, where skipping was asked for.
     """
 
     def __init__(
@@ -204,13 +266,17 @@ class ImageIndex:
     ):
         self.model = model
         self.names = list(names)
-        self.embeds = torch.empty(0, model.config.embed_dim) if embeds is None else embeds
+        self.embeds = (
+            torch.empty(0, model.config.embed_dim) if embeds is None else embeds
+        )
         self.folder = None if folder is None else Path(folder).expanduser()
         self.stamps: dict[str, Stamp] = {}
         self.skipped: list[tuple[Path, str]] = []
         self._neighbours: Callable | None = None
         if len(self.names) != len(self.embeds):
-            raise ValueError(f"{len(self.names)} names, but {len(self.embeds)} vectors.")
+            raise ValueError(
+                f"{len(self.names)} names, but {len(self.embeds)} vectors."
+            )
 
     def __len__(self) -> int:
         return len(self.names)
@@ -219,6 +285,205 @@ class ImageIndex:
     def paths(self) -> list[Path]:
         """The files of a folder's pictures."""
         return [self.folder / name for name in self.names] if self.folder else []
+
+    @classmethod
+    def from_dataset(
+        cls,
+        model: DistilCLIP,
+        rows: datasets.Dataset,
+        batch_size: int = 64,
+        progress: bool = True,
+    ) -> "ImageIndex":
+        """Embed every picture of a split of `load_pairs`, a batch at a time."""
+        quiet = not progress or len(rows) < 500
+        embeds = [torch.empty(0, model.config.embed_dim)]
+        for start in tqdm(
+            range(0, len(rows), batch_size), "embedding pictures", disable=quiet
+        ):
+            batch = rows.select(range(start, min(start + batch_size, len(rows))))
+            pixels = decode_pixels(
+                batch, model.config.vision.image_size, progress=False
+            )
+            embeds.append(model.encode_image(pixels).cpu())
+        return cls(model, rows["image_id"], torch.cat(embeds))
+
+    def add(
+        self, names: Sequence[str], images: Tensor | Sequence[Image.Image]
+    ) -> None:
+        """Embed more pictures, as for `encode_image`; a known name is replaced."""
+        names, embeds = list(names), self.model.encode_image(images).cpu()
+        if len(set(names)) != len(embeds):
+            raise ValueError(
+                f"{len(embeds)} pictures, but {len(set(names))} different names."
+            )
+        others = [
+            row for row, name in enumerate(self.names) if name not in set(names)
+        ]
+        self._keep(others)
+        self.names += names
+        self.embeds = torch.cat([self.embeds, embeds])
+
+    def _keep(self, rows: Sequence[int]) -> None:
+        """Reduce the index to these rows, in this order."""
+        self.names = [self.names[row] for row in rows]
+        self.embeds = self.embeds[list(rows)]
+        self.stamps = {
+            name: self.stamps[name] for name in self.names if name in self.stamps
+        }
+        self._neighbours = None
+
+    def _vector(self, query: str | Image.Image | Tensor) -> Tensor:
+        """The vector (E) of words, of a picture, or of itself."""
+        if isinstance(query, str):
+            if not query.strip():
+                raise ValueError("The query is empty: say what to look for.")
+            return self.model.encode_text(query)[0].cpu()
+        if isinstance(query, Image.Image):
+            return self.model.encode_image(query)[0].cpu()
+        if query.shape != self.embeds.shape[1:]:
+            raise ValueError(
+                f"The query has the shape {tuple(query.shape)}, not one vector's."
+            )
+        return query.detach().cpu()
+
+    def nearest(self, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Cosines and rows (Q, k) of what is nearest to unit vectors (Q, E)."""
+        k = min(k, len(self))
+        if self._neighbours:
+            return self._neighbours(vectors, k)
+        best = [
+            cosines(part, self.embeds).topk(k) for part in vectors.cpu().split(256)
+        ]
+        return torch.cat([part.values for part in best]), torch.cat(
+            [part.indices for part in best]
+        )
+
+    def search(
+        self,
+        query: str | Image.Image | Tensor,
+        k: int = 9,
+        without: str | Image.Image | Tensor | None = None,
+        weight: float = 0.5,
+    ) -> list[Hit]:
+        """The `k` pictures nearest to words, a picture or a vector (E), best first.
+
+        `without` points away from other words, a picture or a vector: `weight`
+        times its unit vector is subtracted from the query's.
+        """
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}.")
+        if not self.names:
+            raise ValueError("The index is empty: there is nothing to find in it.")
+        wanted = self._vector(query)
+        if without is not None:
+            wanted = wanted - weight * self._vector(without)
+            if wanted.norm() < 1e-3:
+                raise ValueError(
+                    "Nothing is left of the query when the other one is subtracted."
+                )
+        cosines_found, rows = self.nearest(
+            F.normalize(wanted, dim=0).unsqueeze(0), k
+        )
+        found = zip(rows[0].tolist(), cosines_found[0].tolist(), strict=True)
+        names = [(self.names[row], score) for row, score in found if row >= 0]
+        return [
+            Hit(name, score, self.folder and self.folder / name)
+            for name, score in names
+        ]
+
+    @property
+    def _place(self) -> Path:
+        """The index's folder; FileNotFoundError where there is none."""
+        if self.folder is None or not self.folder.is_dir():
+            raise FileNotFoundError(
+                f"There is no folder {self.folder or 'behind this index'}."
+            )
+        return self.folder
+
+    def _find_files(self, skip_broken: bool) -> dict[str, Stamp]:
+        """The folder's pictures as they are now; raises what `refresh` raises."""
+        pictures, closed = find_pictures(self._place)
+        if closed and not (skip_broken and pictures):
+            raise closed[0]
+        if not pictures:
+            raise ValueError(f"No pictures in {self.folder}.")
+        self.skipped = [
+            (Path(error.filename), str(error.strerror)) for error in closed
+        ]
+        return {name: (s.st_size, s.st_mtime_ns) for name, s in pictures.items()}
+
+    def _embed_files(
+        self, wanted: list[str], found: dict[str, Stamp], batch_size: int
+    ) -> Iterator[tuple[list[str], list[tuple[str, Exception]]]]:
+        """Embed these files batch by batch -> what was embedded, what failed."""
+        room = self.embeds.new_empty(len(wanted), self.embeds.shape[1])
+        table, size = (
+            torch.cat([self.embeds, room]),
+            self.model.config.vision.image_size,
+        )
+        batches = read_pictures(self._place, wanted, size, batch_size)
+        for names, pixels, failures in batches:
+            rows = slice(len(self), len(self) + len(names))
+            table[rows] = self.model.encode_image(pixels)
+            self.names += names
+            self.embeds = table[: len(self)]
+            self.stamps |= {name: found[name] for name in names}
+            yield names, failures
+
+    def _note_failures(
+        self, failures: list[tuple[str, Exception]], skip_broken: bool
+    ) -> None:
+        """List files that cannot be decoded, or refuse the first of them."""
+        for name, error in failures:
+            path, reason = self._place / name, why_undecodable(error)
+            self.skipped.append((path, reason))
+            if not skip_broken:
+                raise ValueError(
+                    f"Cannot decode {path}: {reason}. Repair it, remove it, or "
+                    "skip such files."
+                )
+
+    def refresh(
+        self,
+        batch_size: int = 64,
+        skip_broken: bool = False,
+        progress: bool = True,
+        after_batch: Callable[[], None] | None = None,
+    ) -> tuple[int, int]:
+        """Follow the folder's changes -> the numbers embedded and forgotten.
+
+        A file is embedded if it is new, or if its size or time is not what it was.
+        After each batch the index is complete as far as it goes, and `after_batch`
+        is called.
+
+        Raises FileNotFoundError where there is no folder, ValueError for no
+        pictures. One that cannot be decoded (ValueError) or a folder inside that
+        cannot be read (OSError) is listed in `skipped` with `skip_broken`.
+        """
+        found = self._find_files(skip_broken)
+        forgotten = sum(name not in found for name in self.names)
+        stamps = [self.stamps.get(name, "none") for name in self.names]
+        same = [
+            found.get(name) == s for name, s in zip(self.names, stamps, strict=True)
+        ]
+        self._keep([row for row, is_same in enumerate(same) if is_same])
+        kept, wanted = len(self), sorted(found.keys() - set(self.names))
+        quiet = not progress or len(wanted) < 200
+        bar = tqdm(total=len(wanted), desc="embedding pictures", disable=quiet)
+        with bar:
+            for names, failures in self._embed_files(wanted, found, batch_size):
+                bar.update(len(names) + len(failures))
+                if after_batch:
+                    after_batch()
+                self._note_failures(failures, skip_broken)
+        if not self.names:
+            raise ValueError(
+                f"None of the {len(found)} pictures in {self.folder} can be "
+                "decoded."
+            )
+        embedded = len(self) - kept
+        self._keep(sorted(range(len(self)), key=self.names.__getitem__))
+        return embedded, forgotten
 
     @classmethod
     def from_folder(
@@ -234,158 +499,46 @@ class ImageIndex:
         index.refresh(batch_size, skip_broken, progress)
         return index
 
+    def save(self, file: str | Path) -> None:
+        """Write the index to one safetensors file, whole or not at all."""
+        file = Path(file)
+        folder = self.folder and os.path.relpath(
+            self.folder.resolve(), file.resolve().parent
+        )
+        stamps = [self.stamps.get(name) for name in self.names]
+        entries = {"names": self.names, "stamps": stamps, "folder": folder}
+        write_index(file, self.embeds, entries, image_side_key(self.model))
+
     @classmethod
-    def from_dataset(
-        cls, model: DistilCLIP, rows: datasets.Dataset, batch_size: int = 64, progress: bool = True
-    ) -> "ImageIndex":
-        """Embed every picture of a split of `load_pairs`, a batch at a time."""
-        quiet = not progress or len(rows) < 500
-        embeds = [torch.empty(0, model.config.embed_dim)]
-        for start in tqdm(range(0, len(rows), batch_size), "embedding pictures", disable=quiet):
-            batch = rows.select(range(start, min(start + batch_size, len(rows))))
-            pixels = decode_pixels(batch, model.config.vision.image_size, progress=False)
-            embeds.append(model.encode_image(pixels).cpu())
-        return cls(model, rows["image_id"], torch.cat(embeds))
-
-    def add(self, names: Sequence[str], images: Tensor | Sequence[Image.Image]) -> None:
-        """Embed more pictures, given as to `encode_image`; a known name gets the new vector."""
-        names, embeds = list(names), self.model.encode_image(images).cpu()
-        if len(set(names)) != len(embeds):
-            raise ValueError(f"{len(embeds)} pictures, but {len(set(names))} different names.")
-        self._keep([row for row, name in enumerate(self.names) if name not in set(names)])
-        self.names += names
-        self.embeds = torch.cat([self.embeds, embeds])
-
-    def refresh(
-        self,
-        batch_size: int = 64,
-        skip_broken: bool = False,
-        progress: bool = True,
-        after_batch: Callable[[], None] | None = None,
-    ) -> tuple[int, int]:
-        """Follow the folder's changes -> how many pictures were embedded, how many forgotten.
-
-        A file is embedded if it is new, or if its size or time is not what it was. At most a
-        batch of small copies is in memory; after each, the index is complete as far as it goes,
-        and `after_batch` is called.
-
-        Raises FileNotFoundError for a folder that does not exist, ValueError for one without
-        pictures or for a picture that cannot be decoded, OSError for a folder inside it that
-        cannot be read. With `skip_broken` the latter two are listed in `skipped` instead.
-        """
-        if self.folder is None or not self.folder.is_dir():
-            raise FileNotFoundError(f"There is no folder {self.folder or 'behind this index'}.")
-        found, closed = stamps_of_pictures(self.folder)
-        if closed and not (skip_broken and found):
-            raise closed[0]
-        if not found:
-            raise ValueError(f"No pictures in {self.folder}.")
-        self.skipped = [(Path(error.filename), str(error.strerror)) for error in closed]
-
-        forgotten = sum(name not in found for name in self.names)
-        same = [name in found and found[name] == self.stamps.get(name) for name in self.names]
-        self._keep([row for row, is_same in enumerate(same) if is_same])
-        wanted = sorted(found.keys() - set(self.names))
-        kept, table = len(self), self.embeds.new_empty(len(wanted), self.embeds.shape[1])
-        table = torch.cat([self.embeds, table])
-        quiet = not progress or len(wanted) < 200
-        with tqdm(total=len(wanted), desc="embedding pictures", disable=quiet) as bar:
-            size = self.model.config.vision.image_size
-            for names, pixels, failures in read_pictures(self.folder, wanted, size, batch_size):
-                table[len(self) : len(self) + len(names)] = self.model.encode_image(pixels)
-                self.names += names
-                self.embeds = table[: len(self)]
-                self.stamps |= {name: found[name] for name in names}
-                bar.update(len(names) + len(failures))
-                if after_batch:
-                    after_batch()
-                for name, error in failures:
-                    self.skipped.append((self.folder / name, why_undecodable(error)))
-                if failures and not skip_broken:
-                    path, reason = self.skipped[-len(failures)]
-                    raise ValueError(
-                        f"Cannot decode {path}: {reason}. Repair it, remove it, or skip such files."
-                    )
-        if not self.names:
-            raise ValueError(f"None of the {len(found)} pictures in {self.folder} can be decoded.")
-        embedded = len(self) - kept
-        self._keep(sorted(range(len(self)), key=self.names.__getitem__))
-        return embedded, forgotten
-
-    def _keep(self, rows: Sequence[int]) -> None:
-        """Reduce the index to these rows, in this order."""
-        self.names = [self.names[row] for row in rows]
-        self.embeds = self.embeds[list(rows)]
-        self.stamps = {name: self.stamps[name] for name in self.names if name in self.stamps}
-        self._neighbours = None
-
-    def search(
-        self,
-        query: str | Image.Image | Tensor,
-        k: int = 9,
-        without: str | Image.Image | Tensor | None = None,
-        weight: float = 0.5,
-    ) -> list[Hit]:
-        """The `k` pictures nearest to words, to a picture or to a vector (E), best first.
-
-        `without` points away from other words, a picture or a vector: `weight` times its unit
-        vector is subtracted from the query's.
-        """
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}.")
-        if not self.names:
-            raise ValueError("The index is empty: there is nothing to find in it.")
-        wanted = self._vector(query)
-        if without is not None:
-            wanted = wanted - weight * self._vector(without)
-            if wanted.norm() < 1e-3:
-                raise ValueError("Nothing is left of the query when the other one is subtracted.")
-        cosines_found, rows = self.nearest(F.normalize(wanted, dim=0).unsqueeze(0), k)
-        found = zip(rows[0].tolist(), cosines_found[0].tolist(), strict=True)
-        names = [(self.names[row], score) for row, score in found if row >= 0]
-        return [Hit(name, score, self.folder and self.folder / name) for name, score in names]
-
-    def _vector(self, query: str | Image.Image | Tensor) -> Tensor:
-        """The vector (E) of words, of a picture, or of itself."""
-        if isinstance(query, str):
-            if not query.strip():
-                raise ValueError("The query is empty: say what to look for.")
-            return self.model.encode_text(query)[0].cpu()
-        if isinstance(query, Image.Image):
-            return self.model.encode_image(query)[0].cpu()
-        if query.shape != self.embeds.shape[1:]:
-            raise ValueError(f"The query has the shape {tuple(query.shape)}, not one vector's.")
-        return query.detach().cpu()
-
-    def nearest(self, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Cosines and rows (Q, k) of the pictures nearest to unit vectors (Q, E), best first."""
-        k = min(k, len(self))
-        if self._neighbours:
-            return self._neighbours(vectors, k)
-        best = [cosines(part, self.embeds).topk(k) for part in vectors.cpu().split(256)]
-        return torch.cat([part.values for part in best]), torch.cat([part.indices for part in best])
-
-    def accelerate(self, kind: str = "hnsw", effort: int = 128) -> None:
-        """Search through FAISS until the index changes: "flat" is exact, "ivf" and "hnsw" nearly.
-
-        For a million pictures and many queries; see `distilclip.neighbours`.
-        """
-        self._neighbours = faiss_neighbours(self.embeds, kind, effort)
+    def load(cls, model: DistilCLIP, file: str | Path) -> "ImageIndex":
+        """Read what `save` wrote; ValueError if damaged or another model's."""
+        file = Path(file)
+        embeds, entries = read_index(file, image_side_key(model))
+        folder = entries["folder"] and file.parent / entries["folder"]
+        index = cls(model, entries["names"], embeds, folder)
+        stamped = zip(index.names, entries["stamps"], strict=True)
+        index.stamps = {name: tuple(stamp) for name, stamp in stamped if stamp}
+        return index
 
     def duplicates(
         self, threshold: float = 0.95, chunk: int = 1024, limit: int = 100_000
     ) -> list[tuple[str, str, float]]:
-        """Pairs of pictures whose cosine is at least `threshold`: two names and it, nearest first.
+        """Pairs of pictures whose cosine is at least `threshold`, nearest first.
 
-        A block of chunk x chunk cosines is in memory at once. Raises ValueError for more than
-        `limit` pairs: then the threshold is too low to mean anything.
+        Each is two names and the cosine. A block of chunk x chunk cosines is in
+        memory at once. Raises ValueError for more than `limit` pairs: then the
+        threshold is too low to mean anything.
         """
         if not 0 < threshold <= 1:
-            raise ValueError(f"threshold must lie above 0 and not above 1, got {threshold}.")
+            raise ValueError(
+                f"threshold must lie above 0 and not above 1, got {threshold}."
+            )
         found = []
         for top in range(0, len(self), chunk):
             for left in range(top, len(self), chunk):
-                scores = cosines(self.embeds[top : top + chunk], self.embeds[left : left + chunk])
+                scores = cosines(
+                    self.embeds[top : top + chunk], self.embeds[left : left + chunk]
+                )
                 scores = scores.triu(1) if left == top else scores  # each pair once
                 rows, columns = (scores >= threshold - TIE).nonzero(as_tuple=True)
                 found += zip(
@@ -396,27 +549,19 @@ class ImageIndex:
                 )
                 if len(found) > limit:
                     raise ValueError(
-                        f"More than {limit:,} pairs have a cosine of {threshold} or more: "
-                        "raise the threshold."
+                        f"More than {limit:,} pairs have a cosine of {threshold} "
+                        "or more: raise the threshold."
                     )
         found.sort(key=lambda pair: (-pair[0], pair[1:]))
-        return [(self.names[row], self.names[column], score) for score, row, column in found]
+        return [
+            (self.names[row], self.names[column], score)
+            for score, row, column in found
+        ]
 
-    def save(self, file: str | Path) -> None:
-        """Write the index to one safetensors file, whole or not at all."""
-        file = Path(file)
-        folder = self.folder and os.path.relpath(self.folder.resolve(), file.resolve().parent)
-        stamps = [self.stamps.get(name) for name in self.names]
-        entries = {"names": self.names, "stamps": stamps, "folder": folder}
-        write_index(file, self.embeds, entries, image_side_key(self.model))
+    def accelerate(self, kind: str = "hnsw", effort: int = 128) -> None:
+        """Search through FAISS until the index changes.
 
-    @classmethod
-    def load(cls, model: DistilCLIP, file: str | Path) -> "ImageIndex":
-        """Read what `save` wrote; ValueError where it is damaged, or another model's."""
-        file = Path(file)
-        embeds, entries = read_index(file, image_side_key(model))
-        folder = entries["folder"] and file.parent / entries["folder"]
-        index = cls(model, entries["names"], embeds, folder)
-        stamped = zip(index.names, entries["stamps"], strict=True)
-        index.stamps = {name: tuple(stamp) for name, stamp in stamped if stamp}
-        return index
+        "flat" is exact, "ivf" and "hnsw" nearly so. For a million pictures and many
+        queries; see `distilclip.index.neighbours`.
+        """
+        self._neighbours = faiss_neighbours(self.embeds, kind, effort)

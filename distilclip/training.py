@@ -1,9 +1,10 @@
-"""The training loop: a configuration goes in, a run's folder with a trained model comes out.
+"""The training loop: a configuration goes in, a run with a trained model comes out.
 
-One plain loop for a laptop CPU, a T4, and several processes: mixed precision, AdamW with warm-up
-and a cosine, one caption drawn a step, a state that can be resumed after any interruption. Built
-in chapter 8. What is asked for stands in `settings`, how a run is kept safe in `checkpoint`, what
-it shows of itself in `watch`.
+One plain loop for a laptop CPU, a T4, and several processes: mixed precision, AdamW
+with warm-up and a cosine, one caption drawn a step, a state that can be resumed
+after any interruption. Built in chapter 8. What is asked for stands in
+`runs.settings`, how a run is kept safe in `runs.checkpoint`, what it shows of
+itself in `runs.watch`.
 """
 
 import contextlib
@@ -13,9 +14,10 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import datasets
 import torch
@@ -25,28 +27,33 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.optim import AdamW
 from tqdm import tqdm
 
-from distilclip.checkpoint import (
-    Run,
-    hold_folder,
-    new_epoch,
-    pairs_hash,
-    read_state,
-    restore,
-    save_run,
-    uninterrupted,
-    write_metrics,
-)
 from distilclip.data import (
     TrainingPairs,
     augment,
     decode_pixels,
     load_pairs,
-    normalise_pixels,
     seeded,
 )
 from distilclip.loss import contrastive_loss
-from distilclip.memory import keep_freed_memory
 from distilclip.model import DistilCLIP
+from distilclip.runs.checkpoint import (
+    Run,
+    check_pairs,
+    hold_folder,
+    new_sums,
+    read_state,
+    restore,
+    uninterrupted,
+)
+from distilclip.runs.memory import keep_freed_memory
+from distilclip.runs.settings import PRECISIONS, TrainConfig, TrainResult
+from distilclip.runs.watch import (
+    Logbook,
+    epoch_line,
+    evaluate_and_draw,
+    format_metrics,
+    show_step,
+)
 from distilclip.scale import (
     average_gradients,
     broadcast_weights,
@@ -57,22 +64,20 @@ from distilclip.scale import (
     processes,
 )
 from distilclip.search import evaluate_retrieval
-from distilclip.settings import PRECISIONS, TrainConfig, TrainResult
+from distilclip.storage.pictures import normalise_pixels
 from distilclip.text import TextEncoder
 from distilclip.vit import ViTConfig
-from distilclip.watch import (
-    epoch_line,
-    evaluate_and_draw,
-    format_metrics,
-    log_to_tensorboard,
-    open_tensorboard,
-)
 
-SIDES = re.compile(r"\b(left|right)", re.IGNORECASE)  # a mirrored picture makes these words lies
+CaptionForm = Literal["tokens", "features", "states"]
+# A mirrored picture makes these words lies
+SIDES = re.compile(r"\b(left|right)", re.IGNORECASE)
 
 
 def learning_rate(step: int, total: int, warmup: float) -> float:
-    """The share of the peak rate at `step`: a linear rise over `warmup`, then half a cosine."""
+    """The share of the peak rate at `step`: a linear rise, then half a cosine.
+
+    The rise takes the share `warmup` of the steps.
+    """
     rise = max(1, round(total * warmup))
     if warmup and step < rise:
         return (step + 1) / rise
@@ -80,11 +85,17 @@ def learning_rate(step: int, total: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - start) / max(1, total - start)))
 
 
-def parameter_groups(model: DistilCLIP, config: TrainConfig) -> list[dict]:
-    """Groups for AdamW, by learning rate and weight decay; what is locked is in none.
+def set_learning_rate(optimizer: torch.optim.Optimizer, share: float) -> None:
+    """Give every group of parameters this share of its own peak rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * share
 
-    The ViT, the text encoder, and the captions' projection have rates of their own. Matrices
-    decay; norms, biases, position embeddings and the temperature do not.
+
+def parameter_groups(model: DistilCLIP, config: TrainConfig) -> list[dict]:
+    """Groups for AdamW by learning rate and weight decay, of all that learns.
+
+    The ViT, the text encoder, and the captions' projection have rates of their own.
+    Matrices decay; norms, biases, position embeddings and the temperature do not.
     """
     rates = {
         "vision": config.vision_lr,
@@ -104,34 +115,49 @@ def parameter_groups(model: DistilCLIP, config: TrainConfig) -> list[dict]:
     ]
 
 
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
+def autocast(
+    device: torch.device, precision: str
+) -> contextlib.AbstractContextManager:
     """Mixed precision for the encoders; losses and norms stay in float32."""
     if precision == "float32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=getattr(torch, precision))
 
 
-def choose_precision(config: TrainConfig, model: DistilCLIP, device: torch.device) -> str:
-    """The fastest safe number format: a GPU by its generation, a CPU by timing both."""
+def choose_precision(
+    config: TrainConfig, model: DistilCLIP, device: torch.device
+) -> str:
+    """The fastest safe format: for a GPU by its generation, for a CPU by timing."""
     if config.precision != "auto":
         return config.precision
     if device.type == "cuda":
         # A T4 (compute capability 7.5) has float16 only; bfloat16 came with 8.0.
-        return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float16"
+        return (
+            "bfloat16"
+            if torch.cuda.get_device_capability(device) >= (8, 0)
+            else "float16"
+        )
     if device.type != "cpu" or not torch.cpu._is_avx512_bf16_supported():
         return "float32"
-    seconds = {name: _time_vision(model, config, name) for name in ("float32", "bfloat16")}
-    faster = "bfloat16" if seconds["bfloat16"] < 0.9 * seconds["float32"] else "float32"
-    # Processes that work together must agree: the first one's timing counts for all.
+    seconds = {
+        name: time_vision(model, config, name) for name in ("float32", "bfloat16")
+    }
+    faster = (
+        "bfloat16" if seconds["bfloat16"] < 0.9 * seconds["float32"] else "float32"
+    )
+    # Processes that work together must agree: the first one's timing counts.
     return PRECISIONS[int(gather(torch.tensor([PRECISIONS.index(faster)]))[0])]
 
 
-def _time_vision(model: DistilCLIP, config: TrainConfig, precision: str) -> float:
-    """Seconds of one forward and backward of the image side on random pixels: best of 3."""
+def time_vision(model: DistilCLIP, config: TrainConfig, precision: str) -> float:
+    """Seconds of a forward and backward pass of the image side: the best of 3."""
     vision = model.config.vision
-    tokens = (vision.image_size // vision.patch_size) ** 2
-    size = min(config.batch_size, max(4, 2048 // tokens))  # enough to see, soon done
-    pixels = torch.zeros(size, vision.in_channels, vision.image_size, vision.image_size)
+    tokens = vision.patches_a_side**2
+    # Enough pictures to tell the formats apart, and soon done
+    size = min(config.batch_size, max(4, 2048 // tokens))
+    pixels = torch.zeros(
+        size, vision.in_channels, vision.image_size, vision.image_size
+    )
     learning = [p for p in model.parameters() if p.requires_grad]
     seconds = []
     for _ in range(4):
@@ -143,7 +169,7 @@ def _time_vision(model: DistilCLIP, config: TrainConfig, precision: str) -> floa
     return min(seconds[1:])
 
 
-def _choose_device(name: str) -> torch.device:
+def choose_device(name: str) -> torch.device:
     """The device called `name`; "auto" is a GPU where there is one."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -152,17 +178,19 @@ def _choose_device(name: str) -> torch.device:
     try:
         return torch.device(name)
     except RuntimeError:
-        raise ValueError(f"Unknown device {name!r}: choose auto, cpu or cuda.") from None
+        raise ValueError(
+            f"Unknown device {name!r}: choose auto, cpu or cuda."
+        ) from None
 
 
 @dataclass
 class TrainingData:
-    """A split ready for training, and what is known of it before the first step.
+    """`TrainingPairs`, and what is known of them before the first step of a run.
 
-    `features` (C, D) are the locked text encoder's for each of `pairs.captions`, and then for
-    what else `encode_text` was given; None while it is trained. Where only its last layers are,
-    `below` holds what those are given, (T, D) for each caption. `may_flip` (N, bool) says which
-    images no caption ties to a side.
+    `features` (C, D) are the frozen text encoder's for each of `pairs.captions`,
+    and then for what else `encode_text` was given; None while it is trained. Where
+    only its last layers are, `below` holds what those are given, (T, D) for each
+    caption. `may_flip` (N, bool) says which images no caption ties to a side.
     """
 
     pairs: TrainingPairs
@@ -171,35 +199,81 @@ class TrainingData:
     below: list[Tensor] | None = None
 
     def __post_init__(self):
-        self.row_of = {caption: row for row, caption in enumerate(self.pairs.captions)}
+        self.row_of = {
+            caption: row for row, caption in enumerate(self.pairs.captions)
+        }
+
+    @property
+    def form(self) -> CaptionForm:
+        """The form in which a step is given its captions, as in `StepInputs`."""
+        if self.features is not None:
+            return "features"
+        return "tokens" if self.below is None else "states"
 
     @torch.no_grad()
     def encode_text(self, model: DistilCLIP, texts: Sequence[str]) -> Tensor:
-        """`model.encode_text`, but a locked text encoder reads a caption once in the whole run."""
+        """`model.encode_text`; a frozen encoder reads a caption once in a run."""
         if self.features is None:
             return model.encode_text(texts)
-        if new := [text for text in dict.fromkeys(texts) if text not in self.row_of]:
+        if new := [
+            text for text in dict.fromkeys(texts) if text not in self.row_of
+        ]:
             features = model.text.encode(new).cpu()
-            self.row_of |= {text: len(self.features) + n for n, text in enumerate(new)}
+            self.row_of |= {
+                text: len(self.features) + n for n, text in enumerate(new)
+            }
             self.features = torch.cat([self.features, features])
         features = self.features[[self.row_of[text] for text in texts]]
         return model.embed_text_features(features.to(model.log_logit_scale.device))
 
 
+@dataclass
+class StepInputs:
+    """What one process's encoders are given in a step: a `Batch` made ready.
+
+    `pixels` (B, 3, S, S, uint8) and which of them to `flip` (B); `captions` as the
+    text encoder takes them. By `form`, these are "tokens" (input_ids and
+    attention_mask) for an encoder that learns, "features" (B, D) of a frozen one,
+    or the hidden "states" (B, T, D) and attention_mask that its last layers are
+    given, where only those learn.
+    """
+
+    pixels: Tensor
+    flip: Tensor
+    captions: dict[str, Tensor]
+    form: CaptionForm
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "StepInputs":
+        """The same inputs with every tensor changed."""
+        captions = {name: change(tensor) for name, tensor in self.captions.items()}
+        return StepInputs(
+            change(self.pixels), change(self.flip), captions, self.form
+        )
+
+    def split(self, size: int) -> list["StepInputs"]:
+        """The same inputs in parts of `size` pairs; the last may be smaller."""
+        starts = range(0, len(self.pixels), size)
+        return [
+            self.map(lambda tensor, s=start: tensor[s : s + size])
+            for start in starts
+        ]
+
+
 def text_learns(config: TrainConfig, epoch: int) -> bool:
-    """Whether the text encoder is trained in an epoch: not at rate 0, not before `text_start`."""
+    """Whether the text encoder learns in an epoch: not before `text_start`."""
     return config.text_lr > 0 and epoch >= round(config.text_start * config.epochs)
 
 
 def unlock_text(text: TextEncoder, learns: bool, layers: int = 0) -> None:
-    """Let the text encoder learn, or only its last `layers` layers, or nothing of it.
+    """Let the text encoder learn, or its last `layers` layers, or nothing of it.
 
     Raises ValueError where it has fewer layers.
     """
     blocks = text.model.transformer.layer
     if layers > len(blocks):
         raise ValueError(
-            f"text_layers {layers} is too many: the text encoder {text.name} has {len(blocks)}."
+            f"text_layers {layers} is too many: the text encoder {text.name} has "
+            f"{len(blocks)}."
         )
     text.requires_grad_(learns and not layers)
     if learns and layers:
@@ -213,7 +287,7 @@ def prepare_data(
     progress: bool = False,
     epoch: int = 0,
 ) -> TrainingData:
-    """Decode every image once; encode every caption once by what is locked at `epoch`."""
+    """Decode every image, and let what is frozen at `epoch` read every caption."""
     captions = list(rows["captions"])
     pixels = decode_pixels(rows, config.image_size, config.cache or None, progress)
     pairs = TrainingPairs(pixels, captions)
@@ -221,7 +295,9 @@ def prepare_data(
     if not text_learns(config, epoch):
         features = model.text.encode(pairs.captions, progress=progress).cpu()
     if config.text_layers:
-        states = model.text.encode_below(pairs.captions, config.text_layers, progress=progress)
+        states = model.text.encode_below(
+            pairs.captions, config.text_layers, progress=progress
+        )
         below = [hidden.cpu() for hidden in states]
     sided = [any(SIDES.search(text) for text in texts) for texts in captions]
     return TrainingData(pairs, features, ~torch.tensor(sided), below)
@@ -233,59 +309,78 @@ def draw_batch(
     step: int,
     config: TrainConfig,
     tokenize: Callable[[Sequence[str]], dict[str, Tensor]],
-) -> tuple[dict[str, Tensor], Tensor]:
-    """What a step needs of the images at `rows` (B): the encoders' inputs, and the positives.
+) -> tuple[StepInputs, Tensor]:
+    """What a step needs of the images at `rows` (B): inputs and positives.
 
-    One caption is drawn for each image, and which images to mirror. Of the inputs, each process
-    gets its share; the positives (B, B) are those of the whole batch. All of it follows from the
-    seed and the step.
+    One caption is drawn for each image, and which images to mirror. Of the inputs,
+    each process gets its share; the positives (B, B) are those of the whole batch.
+    All of it follows from the seed and the step.
     """
-    generator = seeded(config.seed, 1, step)  # 1: another stream than the epochs' orders
+    # 1: another stream than the epochs' orders
+    generator = seeded(config.seed, 1, step)
     like_length = config.sort_captions and data.features is None
     drawn = data.pairs.draw(rows, generator, like_length)
     flip = torch.rand(len(rows), generator=generator) < (0.5 if config.flip else 0)
+    flip &= data.may_flip[rows]
     rank, world = processes()
     share = slice(rank * len(rows) // world, (rank + 1) * len(rows) // world)
-    inputs = {"pixels": drawn.pixels[share], "flip": (flip & data.may_flip[rows])[share]}
-    caption_ids = drawn.caption_ids[share]
-    if data.features is not None:
-        inputs["features"] = data.features[caption_ids]
-    elif data.below is not None:
-        given = [data.below[i] for i in caption_ids.tolist()]
-        inputs["hidden"] = pad_sequence(given, batch_first=True)
-        masks = [torch.ones(len(hidden), dtype=torch.long) for hidden in given]
-        inputs["attention_mask"] = pad_sequence(masks, batch_first=True)
-    else:
-        inputs |= tokenize([data.pairs.captions[i] for i in caption_ids.tolist()])
+    captions = prepare_captions(data, drawn.caption_ids[share], tokenize)
+    inputs = StepInputs(drawn.pixels[share], flip[share], captions, data.form)
     return inputs, drawn.positives
 
 
+def prepare_captions(
+    data: TrainingData,
+    caption_ids: Tensor,
+    tokenize: Callable[[Sequence[str]], dict[str, Tensor]],
+) -> dict[str, Tensor]:
+    """The captions numbered `caption_ids` (B), in the form of `data`."""
+    if data.features is not None:
+        return {"features": data.features[caption_ids]}
+    if data.below is not None:
+        given = [data.below[i] for i in caption_ids.tolist()]
+        masks = [torch.ones(len(hidden), dtype=torch.long) for hidden in given]
+        return {
+            "hidden": pad_sequence(given, batch_first=True),
+            "attention_mask": pad_sequence(masks, batch_first=True),
+        }
+    return tokenize([data.pairs.captions[i] for i in caption_ids.tolist()])
+
+
 def picture_size(config: TrainConfig, shape: ViTConfig, epoch: int) -> int:
-    """The width of pictures in an epoch: half of it, in whole patches, before `full_size_start`."""
+    """The width of pictures in an epoch: before `full_size_start`, half of it.
+
+    Half of it in whole patches, at least one.
+    """
     if epoch >= round(config.full_size_start * config.epochs):
         return shape.image_size
-    return max(1, shape.image_size // shape.patch_size // 2) * shape.patch_size
+    return max(1, shape.patches_a_side // 2) * shape.patch_size
 
 
 def shrink(pixels: Tensor, size: int) -> Tensor:
-    """uint8 pixels (B, C, S, S) -> the same pictures, smaller: (B, C, size, size)."""
+    """uint8 pixels (B, C, S, S) -> the same, smaller: (B, C, size, size)."""
     if pixels.shape[-1] == size:
         return pixels
     return F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
 
 
-def prefetch(draw: Callable[[Any], tuple], items: Sequence, device: torch.device) -> Iterator:
-    """`draw(item)` for each item; on a GPU, the next one is drawn while this one is at work.
+def prefetch(
+    draw: Callable[[tuple[int, Tensor]], tuple[StepInputs, Tensor]],
+    items: Sequence[tuple[int, Tensor]],
+    device: torch.device,
+) -> Iterator[tuple[StepInputs, Tensor]]:
+    """`draw(item)` for each item; for a GPU, while it is at work on the last one.
 
-    There, the tensors also come in pinned memory, from which they are copied in the background.
+    There, the tensors also come in pinned memory, from which they are copied in the
+    background.
     """
     if device.type != "cuda":
         yield from map(draw, items)
         return
 
-    def draw_pinned(item):
+    def draw_pinned(item: tuple[int, Tensor]) -> tuple[StepInputs, Tensor]:
         inputs, positives = draw(item)
-        return {name: tensor.pin_memory() for name, tensor in inputs.items()}, positives
+        return inputs.map(Tensor.pin_memory), positives
 
     with ThreadPoolExecutor(max_workers=1) as thread:
         waiting = []
@@ -297,10 +392,13 @@ def prefetch(draw: Callable[[Any], tuple], items: Sequence, device: torch.device
             yield last.result()
 
 
-def views(pixels: Tensor, flip: Tensor, config: TrainConfig, generator: torch.Generator) -> Tensor:
+def views(
+    pixels: Tensor, flip: Tensor, config: TrainConfig, generator: torch.Generator
+) -> Tensor:
     """uint8 pixels (B, 3, S, S), mirrored where `flip` (B) says so, and augmented.
 
-    As strongly as the configuration has it: the result is float in [0, 1], or uint8 without any.
+    As strongly as the configuration has it: the result is float in [0, 1], or uint8
+    without any.
     """
     pixels = torch.where(flip.view(-1, 1, 1, 1), pixels.flip(-1), pixels)
     strength = config.augmentation
@@ -320,85 +418,113 @@ def views(pixels: Tensor, flip: Tensor, config: TrainConfig, generator: torch.Ge
 
 
 def embed(
-    run: Run, inputs: dict[str, Tensor], config: TrainConfig, generator: torch.Generator
+    run: Run, inputs: StepInputs, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Inputs of `draw_batch` -> image_embeds and text_embeds, (B, E) each, with gradients."""
+    """Inputs -> image_embeds and text_embeds, (B, E) each, with gradients."""
     model, device = run.model, run.model.log_logit_scale.device
-    inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
-    pixels = views(inputs.pop("pixels"), inputs.pop("flip"), config, generator)
-    pixels = normalise_pixels(pixels, model.config.image_mean, model.config.image_std)
+    inputs = inputs.map(lambda tensor: tensor.to(device, non_blocking=True))
+    pixels = views(inputs.pixels, inputs.flip, run.config, generator)
+    pixels = normalise_pixels(
+        pixels, model.config.image_mean, model.config.image_std
+    )
     with autocast(device, run.precision):
         image_embeds = model.embed_image(pixels, any_size=True)
-        if "features" in inputs:
-            return image_embeds, model.embed_text_features(**inputs)
-        if "hidden" in inputs:
-            features = model.text.last_layers(config.text_layers, **inputs)
-            return image_embeds, model.embed_text_features(features)
-        return image_embeds, model.embed_text(**inputs)
+        if inputs.form == "tokens":
+            return image_embeds, model.embed_text(**inputs.captions)
+        if inputs.form == "states":
+            features = model.text.last_layers(
+                run.config.text_layers, **inputs.captions
+            )
+        else:
+            features = inputs.captions["features"]
+        return image_embeds, model.embed_text_features(features)
 
 
-def train_step(
-    run: Run, inputs: dict[str, Tensor], positives: Tensor, config: TrainConfig
-) -> float:
+def train_step(run: Run, inputs: StepInputs, positives: Tensor) -> float:
     """One batch forward, backward, and one step of AdamW -> the loss.
 
-    Whatever is random here follows from the seed and the step: a resumed run draws the same. In
-    float16, a step whose gradients overflow is left out, and the next one is scaled less. Raises
-    FloatingPointError, before any weight has changed, where loss or gradients are no numbers.
+    Whatever is random here follows from the seed and the step: a resumed run draws
+    the same. Raises what `descend` raises.
     """
-    model, rank = run.model, processes()[0]
-    torch.manual_seed(seeded(config.seed, 2, run.step, rank).initial_seed())  # for dropout
+    model, config, rank = run.model, run.config, processes()[0]
+    # For dropout, which a frozen encoder keeps off
+    torch.manual_seed(seeded(config.seed, 2, run.step, rank).initial_seed())
     model.train()
-    model.vision.train(config.vision_lr > 0)  # a locked encoder keeps its dropout off
+    model.vision.train(config.vision_lr > 0)
     model.text.train(config.text_lr > 0)
 
-    def encode(part: tuple[int, dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
-        return embed(run, part[1], config, seeded(config.seed, 3, run.step, rank, part[0]))
+    def encode(part: tuple[int, StepInputs]) -> tuple[Tensor, Tensor]:
+        number, some = part
+        return embed(run, some, seeded(config.seed, 3, run.step, rank, number))
 
     run.optimizer.zero_grad(set_to_none=True)
-    positives = positives.to(model.log_logit_scale.device) if config.mask_positives else None
+    device = model.log_logit_scale.device
+    targets = positives.to(device) if config.mask_positives else None
     if config.micro_batch:
-        parts = zip(*(tensor.split(config.micro_batch) for tensor in inputs.values()), strict=True)
-        parts = [(n, dict(zip(inputs, part, strict=True))) for n, part in enumerate(parts)]
-        loss = cached_contrastive_backward(encode, parts, model.logit_scale, positives, run.scaler)
+        parts = list(enumerate(inputs.split(config.micro_batch)))
+        loss = cached_contrastive_backward(
+            encode, parts, model.logit_scale, targets, run.scaler
+        )
     else:
         image_embeds, text_embeds = map(gather_embeds, encode((0, inputs)))
-        loss = contrastive_loss(image_embeds, text_embeds, model.logit_scale, positives)
+        loss = contrastive_loss(
+            image_embeds, text_embeds, model.logit_scale, targets
+        )
         run.scaler.scale(loss).backward()
+    value, is_finite = descend(run, loss)
+    if run.average is not None and is_finite:
+        update_average(run.average, model, config.ema, run.step)
+    return value
+
+
+def descend(run: Run, loss: Tensor) -> tuple[float, bool]:
+    """Step the optimiser -> the value of `loss`, and if its gradients were finite.
+
+    In float16, a step whose gradients overflow is left out, and the next one is
+    scaled less. Raises FloatingPointError, before any weight has changed, where
+    loss or gradients are no numbers.
+    """
+    model = run.model
     average_gradients(model.parameters())
     run.scaler.unscale_(run.optimizer)
-    limit = config.clip_gradient or math.inf
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
-    loss, norm = torch.stack([loss.detach(), norm]).tolist()  # the step's one wait for a GPU
+    limit = run.config.clip_gradient or math.inf
+    norm = nn.utils.clip_grad_norm_(model.parameters(), limit)
+    # The step's one wait for a GPU
+    value, norm = torch.stack([loss.detach(), norm]).tolist()
     overflows = run.scaler.is_enabled() and run.scaler.get_scale() >= 1
-    if not math.isfinite(loss) or not (math.isfinite(norm) or overflows):
+    if not math.isfinite(value) or not (math.isfinite(norm) or overflows):
         raise FloatingPointError(
-            f"The loss became {loss} and its gradient {norm} at step {run.step}: try a smaller "
-            f"learning rate than {config.lr:g}. The last saved state in {config.out} is intact."
+            f"The loss became {value} and its gradient {norm} at step {run.step}: "
+            f"try a smaller learning rate than {run.peak_lr:g}."
         )
     run.scaler.step(run.optimizer)
     run.scaler.update()
-    with torch.no_grad():  # past its limit the scale has no gradient that could bring it back
+    # Past its limit the scale has no gradient that could bring it back
+    with torch.no_grad():
         model.log_logit_scale.clamp_(max=math.log(model.config.max_logit_scale))
-    if run.average is not None and math.isfinite(norm):
-        update_average(run.average, model, config.ema, run.step)
-    return loss
+    return value, math.isfinite(norm)
 
 
 @torch.no_grad()
-def update_average(average: DistilCLIP, model: DistilCLIP, decay: float, step: int) -> None:
+def update_average(
+    average: DistilCLIP, model: DistilCLIP, decay: float, step: int
+) -> None:
     """Move `average` towards the weights of `model` by a share of 1 - `decay`.
 
-    In the first steps by more, or the random start would stay in it for long: the decay is then
-    (1 + step) / (10 + step).
+    In the first steps by more, or the random start would stay in it for long: the
+    decay is then (1 + step) / (10 + step).
     """
     decay = min(decay, (1 + step) / (10 + step))
-    for mean, parameter in zip(average.parameters(), model.parameters(), strict=True):
+    for mean, parameter in zip(
+        average.parameters(), model.parameters(), strict=True
+    ):
         if parameter.requires_grad:
             mean.lerp_(parameter, 1 - decay)
 
 
-def start_run(config: TrainConfig, device: torch.device, saved: dict | None = None) -> Run:
+def start_run(
+    config: TrainConfig, device: torch.device, saved: dict | None = None
+) -> Run:
     """A new model with its optimiser; with a `saved` state, all as it was then."""
     if device.type == "cpu":
         keep_freed_memory()
@@ -411,14 +537,18 @@ def start_run(config: TrainConfig, device: torch.device, saved: dict | None = No
     broadcast_weights(model)  # several processes start as one
     # Fused: one kernel for the whole update, on a GPU and on a CPU.
     fused = device.type in ("cpu", "cuda") or None
-    optimizer = AdamW(parameter_groups(model, config), betas=(0.9, config.beta2), fused=fused)
-    precision = saved["precision"] if saved else choose_precision(config, model, device)
+    optimizer = AdamW(
+        parameter_groups(model, config), betas=(0.9, config.beta2), fused=fused
+    )
+    precision = (
+        saved["precision"] if saved else choose_precision(config, model, device)
+    )
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
     average = None
     if config.ema:  # what does not learn is shared, not copied
         shared = model.text.tokenizer if config.text_lr else model.text
         average = copy.deepcopy(model, {id(shared): shared}).eval()
-    run = Run(model, optimizer, scaler, precision, average)
+    run = Run(model, optimizer, scaler, precision, config, average)
     if saved:
         restore(run, saved)
     if config.compile:
@@ -426,153 +556,193 @@ def start_run(config: TrainConfig, device: torch.device, saved: dict | None = No
     return run
 
 
+def batches_left(
+    run: Run, data: TrainingData, epoch: int
+) -> list[tuple[int, Tensor]]:
+    """The steps of an epoch that are not done yet: their numbers and rows (B)."""
+    batch_size = run.config.batch_size
+    steps = len(data.pairs) // batch_size
+    order = data.pairs.epoch(batch_size, run.config.seed, epoch)
+    numbered = enumerate(order, start=epoch * steps)
+    return [(step, rows) for step, rows in numbered if step >= run.step]
+
+
 def train_epoch(
     run: Run,
     data: TrainingData,
-    config: TrainConfig,
     epoch: int,
     bar: tqdm,
     save: Callable[[], None],
 ) -> None:
-    """What is left of an epoch, step by step; `save` is called when the last time is long ago."""
+    """Take the steps left of an epoch; `save` is called now and then."""
+    config = run.config
     unlock_text(run.model.text, text_learns(config, epoch), config.text_layers)
     if text_learns(config, epoch):
         data.features = None  # they stay as they are only while the encoder does
-    steps = len(data.pairs) // config.batch_size
-    order = enumerate(data.pairs.epoch(config.batch_size, config.seed, epoch), epoch * steps)
-    remaining = [(step, rows) for step, rows in order if step >= run.step]
-
     size = picture_size(config, run.model.config.vision, epoch)
+    total = len(data.pairs) // config.batch_size * config.epochs
 
-    def draw(item: tuple[int, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-        inputs, positives = draw_batch(data, item[1], item[0], config, run.model.tokenize)
-        return inputs | {"pixels": shrink(inputs["pixels"], size)}, positives
+    def draw(item: tuple[int, Tensor]) -> tuple[StepInputs, Tensor]:
+        step, rows = item
+        inputs, positives = draw_batch(data, rows, step, config, run.model.tokenize)
+        return replace(inputs, pixels=shrink(inputs.pixels, size)), positives
 
-    started = time.perf_counter()
-    for inputs, positives in prefetch(draw, remaining, run.model.log_logit_scale.device):
+    started, device = time.perf_counter(), run.model.log_logit_scale.device
+    batches = batches_left(run, data, epoch)
+    for inputs, positives in prefetch(draw, batches, device):
         waited = time.perf_counter() - started
-        share = learning_rate(run.step, steps * config.epochs, config.warmup)
-        for group in run.optimizer.param_groups:
-            group["lr"] = group["peak"] * share
+        share = learning_rate(run.step, total, config.warmup)
+        set_learning_rate(run.optimizer, share)
         with uninterrupted():  # Ctrl-C never finds half a step
-            run.epoch["losses"].append(train_step(run, inputs, positives, config))
+            run.sums["losses"].append(train_step(run, inputs, positives))
             run.step += 1
-            run.epoch["lr"] = config.lr * share
-            run.epoch["waiting"] += waited
-            run.epoch["seconds"] += time.perf_counter() - started
-        bar.update()
-        if run.step % 10 == 0:
-            speed = len(run.epoch["losses"]) * config.batch_size / run.epoch["seconds"]
-            rate, loss = f"{run.epoch['lr']:.1e}", f"{run.epoch['losses'][-1]:.3f}"
-            bar.set_postfix(loss=loss, lr=rate, images_per_s=f"{speed:.0f}")
+            run.sums["lr"] = config.lr * share
+            run.sums["waiting"] += waited
+            run.sums["seconds"] += time.perf_counter() - started
+        show_step(bar, run)
         if time.monotonic() > run.save_at:
             save()
         started = time.perf_counter()
 
 
-def train(config: TrainConfig, progress: bool = True) -> TrainResult:
-    """Train a model as `config` says and write it to the folder `config.out`.
+@contextlib.contextmanager
+def open_run(config: TrainConfig) -> Iterator[tuple[Run, datasets.DatasetDict]]:
+    """A run with its folder and its processes while the block runs, and its pairs.
 
-    The folder ends up with the model (`save_pretrained`), `train_config.json`, `metrics.jsonl`,
-    a sheet of samples for each evaluation, and `training_state.safetensors`, from which `resume`
-    goes on, bitwise as if nothing had happened. Processes that `torchrun` started share every
-    batch; the first of them writes. Raises ValueError where the data or the configuration are at
-    fault, FileExistsError where the folder holds another run, OSError where it cannot be
-    written to, FloatingPointError where the loss is no longer a number.
+    New, or as its last saved state has it. Raises what `train` raises before its
+    first step.
     """
-    folder, device = Path(config.out).expanduser(), _choose_device(config.device)
+    folder, device = Path(config.out).expanduser(), choose_device(config.device)
     with contextlib.ExitStack() as stack:
         rank, world = stack.enter_context(process_group(device.type))
-        writes, progress = rank == 0, progress and rank == 0
-        if writes:
+        if rank == 0:
             stack.enter_context(hold_folder(folder, config.resume))
         saved = read_state(folder, config) if config.resume else None
         splits = load_pairs(config.data, config.skip_broken)
-        _check_batch(config, splits["train"], world)
-        pairs = pairs_hash(splits["train"])
-        if saved and saved.get("data", pairs) != pairs:
-            raise ValueError(
-                f"The training pairs of {config.data} have changed since the run in {folder} was "
-                "started: put them back as they were, or start a new run in another folder."
-            )
+        check_batch(config, splits["train"], world)
+        pairs = check_pairs(splits["train"], config, saved)
         run = start_run(config, device, saved)
         run.data = pairs
-        data = prepare_data(run.model, splits["train"], config, progress, run.epochs)
-        validation = splits["validation"]
-        held_out = decode_pixels(validation, config.image_size, config.cache or None, progress)
-        board = None
-        if config.tensorboard and writes:
-            board = open_tensorboard(folder, run.step)
-            stack.callback(board.close)
-        every = math.ceil(config.epochs / config.evaluations) if config.evaluations else 0
-        total = len(data.pairs) // config.batch_size * config.epochs
-        bar = tqdm(
-            total=total, initial=run.step, desc="training", disable=not progress, unit="step"
-        )
-        stack.callback(bar.close)
-
-        def save() -> None:
-            if writes:
-                save_run(run, folder, config)
-
-        def log(lines: list[dict]) -> None:
-            run.history += lines
-            if writes:
-                write_metrics(run, folder)
-            if board is not None:
-                log_to_tensorboard(board, lines)
-
-        def encode_text(texts: Sequence[str]) -> Tensor:
-            return data.encode_text(run.outcome, texts)
-
-        def evaluate_validation() -> dict[str, float]:
-            sheet = folder / "samples" / f"step_{run.step:06}.png"
-            return evaluate_and_draw(run.outcome, validation, held_out, sheet, encode_text)
-
-        try:
-            if not saved:
-                save()
-            for epoch in range(run.epochs, config.epochs):
-                train_epoch(run, data, config, epoch, bar, save)
-                lines, is_last = [epoch_line(run, config)], epoch + 1 == config.epochs
-                evaluates = every and (epoch + 1) % every == 0 and not is_last
-                if evaluates and writes:
-                    scores = evaluate_validation()
-                    about = {"kind": "evaluation", "split": "validation", "step": run.step}
-                    lines.append(about | scores)
-                    if progress:
-                        bar.write(f"epoch {epoch + 1}: validation {format_metrics(scores)}")
-                with uninterrupted():
-                    log(lines)
-                    run.epoch = new_epoch()
-                if evaluates or is_last or time.monotonic() > run.save_at:
-                    save()
-            metrics = {}
-            for split in [name for name in splits if name != "train" and writes]:
-                if split == "validation":
-                    metrics[split] = evaluate_validation()
-                else:
-                    rows = splits[split]
-                    metrics[split] = evaluate_retrieval(run.outcome, rows, encode_text=encode_text)
-            log([{"kind": "final", "split": s, "step": run.step} | m for s, m in metrics.items()])
-            save()
-        except KeyboardInterrupt:
-            save()
-            raise KeyboardInterrupt(
-                f"Stopped at step {run.step} of {total}; add --resume to the same command to go on."
-            ) from None
-    return TrainResult(run.outcome.eval(), folder, metrics, run.history)
+        yield run, splits
 
 
-def _check_batch(config: TrainConfig, rows: datasets.Dataset, world: int) -> None:
-    """ValueError where there are fewer pictures than a batch, or it cannot be shared out."""
+def train(config: TrainConfig, progress: bool = True) -> TrainResult:
+    """Train a model as `config` says and write it to the folder `config.out`.
+
+    The folder ends up with the model (`save_pretrained`), `train_config.json`,
+    `metrics.jsonl`, a sheet of samples for each evaluation, and a state from which
+    `resume` goes on, bitwise as if nothing had happened. Processes that `torchrun`
+    started share every batch; the first of them writes. Raises ValueError where
+    data or configuration are at fault, FileExistsError where the folder holds
+    another run, OSError where it cannot be written to, FloatingPointError where the
+    loss is no longer a number.
+    """
+    with open_run(config) as (run, splits):
+        # Prepare: what is decoded and encoded only once.
+        rows, epoch = splits["train"], run.epochs_done
+        data = prepare_data(run.model, rows, config, progress, epoch)
+        held_out = decode_held_out(splits["validation"], config, progress)
+        steps = len(data.pairs) // config.batch_size * config.epochs
+        with Logbook(run, steps, progress) as log:
+            try:
+                if run.is_new:
+                    log.save()  # so that there is something to resume from
+                for epoch in range(run.epochs_done, config.epochs):
+                    train_epoch(run, data, epoch, log.bar, log.save)
+                    finish_epoch(run, data, splits, held_out, log)
+                metrics = measure_splits(run, data, splits, held_out, log)
+                log.add_final(metrics)
+            except FloatingPointError as error:
+                raise FloatingPointError(
+                    f"{error} The last saved state in {config.out} is intact."
+                ) from None
+            except KeyboardInterrupt:
+                log.save()
+                raise KeyboardInterrupt(
+                    f"Stopped at step {run.step} of {steps}; add --resume to the "
+                    "same command to go on."
+                ) from None
+    return TrainResult(run.outcome.eval(), log.folder, metrics, run.history)
+
+
+def decode_held_out(
+    rows: datasets.Dataset, config: TrainConfig, progress: bool = False
+) -> Tensor:
+    """The pictures of a split that is measured often -> uint8 (N, 3, S, S)."""
+    return decode_pixels(rows, config.image_size, config.cache or None, progress)
+
+
+def finish_epoch(
+    run: Run,
+    data: TrainingData,
+    splits: datasets.DatasetDict,
+    held_out: Tensor,
+    log: Logbook,
+) -> None:
+    """Write an epoch's line; measure the validation split and save when due.
+
+    `held_out` are the pixels of the validation split. After the last epoch it is
+    not measured here: `measure_splits` does it.
+    """
+    config, epochs = run.config, run.epochs_done + 1
+    lines, is_last = [epoch_line(run)], epochs == config.epochs
+    every = (
+        math.ceil(config.epochs / config.evaluations) if config.evaluations else 0
+    )
+    evaluates = every and epochs % every == 0 and not is_last
+    if evaluates and log.writes:
+        scores = measure_validation(run, data, splits["validation"], held_out, log)
+        about = {"kind": "evaluation", "split": "validation", "step": run.step}
+        lines.append(about | scores)
+        log.say(f"epoch {epochs}: validation {format_metrics(scores)}")
+    with uninterrupted():
+        log.add(lines)
+        run.sums = new_sums()
+    if evaluates or is_last or time.monotonic() > run.save_at:
+        log.save()
+
+
+def measure_validation(
+    run: Run,
+    data: TrainingData,
+    rows: datasets.Dataset,
+    pixels: Tensor,
+    log: Logbook,
+) -> dict[str, float]:
+    """Recalls of the present model on the validation split, and a sheet."""
+    sheet = log.folder / "samples" / f"step_{run.step:06}.png"
+    encode_text = partial(data.encode_text, run.outcome)
+    return evaluate_and_draw(run.outcome, rows, pixels, sheet, encode_text)
+
+
+def measure_splits(
+    run: Run,
+    data: TrainingData,
+    splits: datasets.DatasetDict,
+    held_out: Tensor,
+    log: Logbook,
+) -> dict[str, dict[str, float]]:
+    """Recalls of the finished model on every split but `train`."""
+    metrics, encode_text = {}, partial(data.encode_text, run.outcome)
+    for split, rows in splits.items() if log.writes else ():
+        if split == "validation":
+            metrics[split] = measure_validation(run, data, rows, held_out, log)
+        elif split != "train":
+            metrics[split] = evaluate_retrieval(
+                run.outcome, rows, encode_text=encode_text
+            )
+    return metrics
+
+
+def check_batch(config: TrainConfig, rows: datasets.Dataset, world: int) -> None:
+    """ValueError where no batch can be filled, or it cannot be shared out."""
     if len(rows) < config.batch_size:
         raise ValueError(
-            f"{config.data} has {len(rows)} training pictures, fewer than one batch of "
-            f"{config.batch_size}: choose a smaller batch size."
+            f"{config.data} has {len(rows)} training pictures, fewer than one "
+            f"batch of {config.batch_size}: choose a smaller batch size."
         )
     if config.batch_size % world:
         raise ValueError(
-            f"A batch of {config.batch_size} cannot be shared by {world} processes: choose a "
-            "multiple of their number."
+            f"A batch of {config.batch_size} cannot be shared by {world} "
+            "processes: choose a multiple of their number."
         )

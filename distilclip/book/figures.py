@@ -1,4 +1,4 @@
-"""How the book's pictures look: one palette, readable on a phone and in dark mode."""
+"""The book's pictures: one palette, readable on a phone and in dark mode."""
 
 from collections.abc import Sequence
 
@@ -9,21 +9,15 @@ from cycler import cycler
 from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
-BLUE, ORANGE, GREEN, RED, PURPLE, SKY = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#C8102E",
-    "#8E44AD",
-    "#56B4E9",
-)
+BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
+RED, PURPLE, SKY = "#C8102E", "#8E44AD", "#56B4E9"
 PALETTE = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)
 INK, PAPER = "#222222", "#FFFFFF"
-SEQUENTIAL = "viridis"  # for tables of numbers; "RdBu_r" where zero is in the middle
+SEQUENTIAL = "viridis"  # for heat maps; "RdBu_r" where zero is in the middle
 
 
 def use_book_style() -> None:
-    """Set matplotlib's defaults to the book's: call it once at the top of a notebook."""
+    """Set matplotlib's defaults to the book's, once at the top of a notebook."""
     plt.rcParams.update(
         {
             "axes.prop_cycle": cycler(color=PALETTE),
@@ -51,18 +45,21 @@ def use_book_style() -> None:
 
 
 def show_images(
-    images: Sequence, titles: Sequence[str] | None = None, columns: int = 6, size: float = 1.2
+    images: Sequence,
+    titles: Sequence[str] | None = None,
+    columns: int = 6,
+    size: float = 1.2,
 ) -> Figure:
-    """Pictures in rows of `columns`: PIL images, arrays, or tensors (3, H, W) in [0, 1] or uint8.
+    """Pictures in rows of `columns`.
 
-    `size` is the width of one picture in inches.
+    They are PIL images, arrays, or tensors (3, H, W), uint8 or in [0, 1]. `size` is
+    the width of one picture in inches.
     """
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     height = size * (1.25 if titles else 1)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(size * columns, height * rows), squeeze=False
-    )
+    inches = (size * columns, height * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=inches, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for position, image in enumerate(images):
@@ -83,7 +80,8 @@ def show_table(
     digits: int = 2,
     **options,
 ) -> None:
-    """A heat map of `values` on `axis`, with the numbers written in and both sides labelled."""
+    """A labelled heat map of `values` on `axis`, with the numbers written in."""
+    style = {"ha": "center", "va": "center", "fontsize": 9}
     image = axis.imshow(values.numpy(), **options)
     axis.grid(False)
     axis.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
@@ -93,12 +91,5 @@ def show_table(
             value = float(values[row, column])
             red, green, blue, _ = image.cmap(image.norm(value))
             is_dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
-            axis.text(
-                column,
-                row,
-                f"{value:.{digits}f}",
-                ha="center",
-                va="center",
-                color=PAPER if is_dark else INK,
-                fontsize=9,
-            )
+            ink = PAPER if is_dark else INK
+            axis.text(column, row, f"{value:.{digits}f}", color=ink, **style)

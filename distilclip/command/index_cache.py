@@ -1,19 +1,21 @@
 """The index of a folder, kept between two calls of `distilclip search`.
 
-One file a folder and model in the user's cache folder, written whole or not at all: two processes
-at once do the same work twice, and the later one's file stays; a killed one leaves the file of its
-last save. Nothing is ever written into the folder of pictures.
+One file a folder and model in the user's cache folder, written whole or not at all:
+two processes at once do the same work twice, and the later one's file stays; a
+killed one leaves the file of its last save. Nothing is ever written into the folder
+of pictures.
 """
 
 import contextlib
 import hashlib
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError
 
-from distilclip.index_files import image_side_key
+from distilclip.index.file import image_side_key
 from distilclip.model import DistilCLIP
 from distilclip.search import ImageIndex
 
@@ -21,8 +23,22 @@ AUTOSAVE_SECONDS = 20
 STALE_SECONDS = 3600
 
 
+@dataclass
+class FolderIndex:
+    """The index of a folder as it is now, and how it came about.
+
+    - index: every picture of the folder, embedded.
+    - done: what was embedded and what was forgotten, in words.
+    - problem: what kept the index from being saved, or None.
+    """
+
+    index: ImageIndex
+    done: str
+    problem: str | None = None
+
+
 def index_file(model: DistilCLIP, folder: Path) -> Path:
-    """Where the index of `folder` by `model` is kept; another folder or model has another file.
+    """Where the index of `folder` by `model` is kept: a file for each such pair.
 
     Below $XDG_CACHE_HOME, or ~/.cache where that is not set.
     """
@@ -57,12 +73,13 @@ def folder_index(
     rebuild: bool = False,
     skip_broken: bool = False,
     progress: bool = True,
-) -> tuple[ImageIndex, str, str | None]:
-    """The index of a folder as it is now -> it, what was done, and what kept it from being saved.
+) -> FolderIndex:
+    """The index of a folder as it is now.
 
-    Embeds only what is new or has changed since the last call, unless `rebuild`. What has been
-    embedded is saved every 20 seconds, and when an error or Ctrl-C ends the work. A cache that
-    cannot be written is no reason not to search. Raises what `ImageIndex.refresh` raises.
+    Embeds only what is new or has changed since the last call, unless `rebuild`.
+    What has been embedded is saved every 20 seconds, and when an error or Ctrl-C
+    ends the work. A cache that cannot be written is no reason not to search. Raises
+    what `ImageIndex.refresh` raises.
     """
     index, file, problem = ImageIndex(model, folder=folder), None, None
     if cache:
@@ -74,7 +91,7 @@ def folder_index(
         index = load_kept(model, folder, file)
     before, saved = (index.names, index.stamps), time.monotonic()
 
-    def save() -> None:
+    def save(file: Path) -> None:
         nonlocal saved, problem
         try:
             index.save(file)
@@ -84,14 +101,17 @@ def folder_index(
 
     def save_now_and_then() -> None:
         if file and time.monotonic() - saved > AUTOSAVE_SECONDS:
-            save()
+            save(file)
 
     try:
         embedded, forgotten = index.refresh(
-            skip_broken=skip_broken, progress=progress, after_batch=save_now_and_then
+            skip_broken=skip_broken,
+            progress=progress,
+            after_batch=save_now_and_then,
         )
     finally:
         if file and index.names and (index.names, index.stamps) != before:
-            save()
+            save(file)
             remove_stale(file)
-    return index, f"{len(index)} pictures: {embedded} embedded, {forgotten} forgotten", problem
+    done = f"{len(index)} pictures: {embedded} embedded, {forgotten} forgotten"
+    return FolderIndex(index, done, problem)

@@ -1,7 +1,8 @@
-"""A run that can stop at any moment: its state on the disk, its folder for itself, Ctrl-C.
+"""A run that can stop at any moment: its state on the disk, its folder, Ctrl-C.
 
-What chapter 8's loop needs so that a kill, a full disk or a second run in the same folder costs
-at most the time since the last save. Nothing here is a pickle: safetensors and JSON.
+What chapter 8's loop needs so that a kill, a full disk or a second run in the same
+folder costs at most the time since the last save. Nothing here is a pickle:
+safetensors and JSON.
 """
 
 import contextlib
@@ -20,9 +21,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from distilclip.files import remove_leftovers, save_tensors, write_text
 from distilclip.model import DistilCLIP
-from distilclip.settings import DEFAULTS, TrainConfig
+from distilclip.runs.settings import DEFAULTS, TrainConfig
+from distilclip.storage.files import is_leftover, remove_leftovers, write_text
+from distilclip.storage.weights import save_tensors
 
 try:
     import fcntl
@@ -32,75 +34,99 @@ except ImportError:  # Windows has none
 STATE_FILE = "training_state.safetensors"
 SAVE_SECONDS = 60  # save when the last time is longer ago,
 SAVE_SHARE = 0.02  # and when saving takes no more than this share of the time
-ELSEWHERE = ("resume", "out", "tensorboard", "cache")  # settings that change no result
+# Settings that change no result
+ELSEWHERE = ("resume", "out", "tensorboard", "cache")
 
 
-def new_epoch() -> dict:
-    """The sums of an epoch that has not begun."""
+def new_sums() -> dict:
+    """The sums of an epoch of which no step is done."""
     return {"losses": [], "lr": 0.0, "seconds": 0.0, "waiting": 0.0}
 
 
 @dataclass
 class Run:
-    """A run in progress: everything that changes while a model is trained.
+    """A run in progress: what was asked for, and all that changes meanwhile.
 
-    `step` counts the steps that are done, `history` holds the lines of metrics.jsonl, `epoch`
-    the sums of the epoch in progress; `average` is the model with the moving average of the
-    weights, where one is kept.
+    `step` counts the steps that are done, `history` holds the lines of
+    metrics.jsonl, `sums` what the epoch at work has added up so far; `average` is
+    the model with the moving average of the weights, where one is kept.
     """
 
     model: DistilCLIP
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     precision: str
+    config: TrainConfig
     average: DistilCLIP | None = None
     data: str = ""  # a hash of the pairs that it is trained on
     step: int = 0
     history: list[dict] = field(default_factory=list)
-    epoch: dict = field(default_factory=new_epoch)
+    sums: dict = field(default_factory=new_sums)
     save_at: float = 0.0  # on the monotonic clock, which nobody sets back
 
     @property
     def outcome(self) -> DistilCLIP:
-        """The model that is evaluated and kept; where there is an averaged one, that one."""
+        """What is evaluated and kept, the averaged model where there is one."""
         return self.average or self.model
 
     @property
-    def epochs(self) -> int:
+    def is_new(self) -> bool:
+        """Whether not one step is done."""
+        return not self.step and not self.history
+
+    @property
+    def peak_lr(self) -> float:
+        """The greatest peak rate of any parameter."""
+        return max(group["peak"] for group in self.optimizer.param_groups)
+
+    @property
+    def epochs_done(self) -> int:
         """How many epochs are done, their evaluations included."""
         return sum(line["kind"] == "epoch" for line in self.history)
 
 
 @contextlib.contextmanager
 def hold_folder(folder: Path, resume: bool = False) -> Iterator[None]:
-    """Keep a run's folder for this process while the block runs; make it where there is none.
+    """Keep a run's folder, new or not, for this process while the block runs.
 
-    The lock is the system's own, on the folder itself: it ends with the process, however that
-    ends, and leaves nothing behind. A folder that is made here and stays empty is removed again.
-    Raises FileNotFoundError where there is no run to resume, FileExistsError where another
-    process trains in the folder, or where it is not empty and not to be resumed.
+    The lock is the system's own, on the folder itself: it ends with the process,
+    however that ends, and leaves nothing behind. A folder that is made here and
+    stays empty is removed again. Raises FileNotFoundError where there is no run to
+    resume, FileExistsError where another process trains in the folder, or where it
+    is not empty and not to be resumed.
     """
     if resume and not (folder / STATE_FILE).is_file():
         raise FileNotFoundError(
-            f"Nothing to resume: there is no {folder / STATE_FILE}. Leave out --resume to start."
+            f"Nothing to resume: there is no {folder / STATE_FILE}. "
+            "Leave out --resume to start."
         )
     if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file: choose another folder for the run.")
+        raise FileExistsError(
+            f"{folder} is a file: choose another folder for the run."
+        )
     is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise type(error)(f"Cannot make the folder {folder}: {error.strerror}.") from error
+        raise type(error)(
+            f"Cannot make the folder {folder}: {error.strerror}."
+        ) from error
     lock = _lock(folder)
     try:
-        contents = [file for file in folder.iterdir() if not _is_leftover(file)]
+        contents = [
+            file
+            for file in folder.iterdir()
+            if file.name != ".lock" and not is_leftover(file)  # .lock: on Windows
+        ]
         if contents and not resume:
             raise FileExistsError(
-                f"{folder} is not empty: add --resume to go on with the run in it, or choose "
-                "another folder."
+                f"{folder} is not empty: add --resume to go on with the run in it, "
+                "or choose another folder."
             )
         if not os.access(folder, os.W_OK):
-            raise PermissionError(f"Cannot write to {folder}: choose another folder for the run.")
+            raise PermissionError(
+                f"Cannot write to {folder}: choose another folder for the run."
+            )
         remove_leftovers(folder)
         yield
     finally:
@@ -110,21 +136,19 @@ def hold_folder(folder: Path, resume: bool = False) -> Iterator[None]:
                 folder.rmdir()
 
 
-def _is_leftover(file: Path) -> bool:
-    """Whether `file` is nobody's: a killed process's unfinished file, or the lock of Windows."""
-    name = file.name
-    return name == ".lock" or name.startswith(".tmp") or (name[0] == "." and name.endswith(".part"))
-
-
 def _lock(folder: Path) -> int | None:
-    """Lock a folder, or FileExistsError; None where the file system knows no locks."""
+    """Lock a folder; None where the file system knows no locks.
+
+    Raises FileExistsError where another process holds it.
+    """
     taken = FileExistsError(
-        f"Another process is training in {folder}: wait for it, or choose another folder."
+        f"Another process is training in {folder}: "
+        "wait for it, or choose another folder."
     )
     if fcntl is None:
         file = folder / ".lock"
         try:
-            file.unlink(missing_ok=True)  # Windows refuses that for a file that is open
+            file.unlink(missing_ok=True)  # refused by Windows while it is open
             return os.open(file, os.O_CREAT | os.O_RDWR)
         except PermissionError:
             raise taken from None
@@ -150,14 +174,14 @@ def _unlock(folder: Path, handle: int | None) -> None:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Let Ctrl-C wait until the block is done: KeyboardInterrupt is raised at its end.
+    """Let Ctrl-C wait for the end of the block, which raises KeyboardInterrupt.
 
-    Weights, optimiser and step counter change together in such a block, so that whoever saves
-    them after an interruption saves one moment, not two halves of a step.
+    Weights, optimiser and step counter change together in such a block, so that
+    what is saved after an interruption is one moment, not two halves of a step.
     """
     in_main = threading.current_thread() is threading.main_thread()
     if not in_main or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        yield  # only the main thread is ever interrupted, and none that a shell told to ignore it
+        yield  # only the main thread can be interrupted, unless told to ignore it
         return
     asked = []
     before = signal.signal(signal.SIGINT, lambda *_: asked.append(True))
@@ -169,15 +193,15 @@ def uninterrupted() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def save_run(run: Run, folder: Path, config: TrainConfig) -> None:
-    """Write state, metrics and model; each file is there whole or not at all.
+def save_run(run: Run, folder: Path) -> None:
+    """Write state, metrics and model, each file whole or not at all.
 
-    The state comes first and holds everything: after a kill between two files the run resumes
-    from it, and the others are written anew. Raises OSError where the disk is full or the folder
-    cannot be written to; the last saved state is then intact.
+    The state comes first and holds everything: after a kill between two files the
+    run resumes from it, and the others are written anew. Raises OSError where the
+    disk is full or the folder cannot be written to; the last state is then intact.
     """
     started = time.monotonic()
-    settings = {k: v for k, v in asdict(config).items() if k not in ELSEWHERE}
+    settings = {k: v for k, v in asdict(run.config).items() if k not in ELSEWHERE}
     description = {
         "step": run.step,
         "precision": run.precision,
@@ -185,17 +209,18 @@ def save_run(run: Run, folder: Path, config: TrainConfig) -> None:
         "data": run.data,
         "scaler": run.scaler.state_dict(),
         "history": run.history,
-        "epoch": run.epoch,
+        "epoch": run.sums,
     }
     try:
-        save_tensors(state_tensors(run), folder / STATE_FILE, {"state": json.dumps(description)})
+        metadata = {"state": json.dumps(description)}
+        save_tensors(state_tensors(run), folder / STATE_FILE, metadata)
         write_metrics(run, folder)
         write_text(folder / "train_config.json", json.dumps(settings, indent=2))
         run.outcome.save_pretrained(folder)
     except OSError as error:
         raise type(error)(
-            f"{error} The run can go on from its last saved state: mend the cause, then add "
-            "--resume to the same command."
+            f"{error} The run can go on from its last saved state: mend the cause, "
+            "then add --resume to the same command."
         ) from error
     now = time.monotonic()
     run.save_at = now + max(SAVE_SECONDS, (now - started) / SAVE_SHARE)
@@ -207,74 +232,115 @@ def write_metrics(run: Run, folder: Path) -> None:
 
 
 def state_tensors(run: Run) -> dict[str, Tensor]:
-    """Every tensor of a run's state by its name in the file; what never learns is left out."""
+    """Every tensor of a run's state, by its name in the file.
+
+    What is not trained is left out.
+    """
     tensors, names = {}, optimized_names(run)
     for kind, model in (("model", run.model), ("average", run.average)):
         if model is not None:
             parameters = dict(model.named_parameters())
-            tensors |= {f"{kind}.{name}": parameters[name].detach() for name in names}
-    for position, values in run.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{names[position]}.{key}": value for key, value in values.items()}
+            for name in names:
+                tensors[f"{kind}.{name}"] = parameters[name].detach()
+    for position, moments in run.optimizer.state_dict()["state"].items():
+        for key, value in moments.items():
+            tensors[f"optimizer.{names[position]}.{key}"] = value
     return tensors
 
 
 def optimized_names(run: Run) -> list[str]:
     """The names of the optimiser's parameters, in its order."""
     names = {parameter: name for name, parameter in run.model.named_parameters()}
-    return [names[p] for group in run.optimizer.param_groups for p in group["params"]]
+    groups = run.optimizer.param_groups
+    return [names[parameter] for group in groups for parameter in group["params"]]
 
 
 def pairs_hash(rows: datasets.Dataset) -> str:
-    """A hash of which pictures a split holds, by their ids, and of what their captions say."""
+    """A hash of the ids of a split's pictures, and of their captions."""
     digest = hashlib.sha256()
     for image_id, captions in zip(rows["image_id"], rows["captions"], strict=True):
         digest.update(json.dumps([image_id, captions]).encode())
     return digest.hexdigest()[:32]
 
 
+def check_pairs(
+    rows: datasets.Dataset, config: TrainConfig, saved: dict | None
+) -> str:
+    """The hash of the training pairs; ValueError where a `saved` run had others."""
+    pairs = pairs_hash(rows)
+    if saved and saved.get("data", pairs) != pairs:
+        raise ValueError(
+            f"The training pairs of {config.data} have changed since the run in "
+            f"{config.out} was started: put them back as they were, or start a "
+            "new run in another folder."
+        )
+    return pairs
+
+
 def read_state(folder: Path, config: TrainConfig) -> dict:
-    """The state that `save_run` wrote; ValueError where it is damaged or of another run."""
+    """The state that `save_run` wrote.
+
+    Raises FileNotFoundError where there is none, ValueError where it is damaged or
+    of a run with other settings.
+    """
     file = folder / STATE_FILE
     if not file.is_file():
         raise FileNotFoundError(f"Nothing to resume: there is no {file}.")
     try:
         with safe_open(file, "pt") as opened:
             state = json.loads(opened.metadata()["state"])
-            state["tensors"] = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            state["tensors"] = {
+                name: opened.get_tensor(name)
+                for name in opened.keys()  # noqa: SIM118
+            }
         missing = {"step", "precision", "scaler", "history"} - state.keys()
         if missing:
             raise ValueError(f"it says nothing of {', '.join(sorted(missing))}")
-        # What an older version did not know yet was off then, whatever its preset says now.
-        before = TrainConfig(**DEFAULTS | state["config"], out=str(folder))
+        # What an older version did not know was off then, whatever the preset now.
+        saved = state["config"] | {"out": str(folder)}
+        known = {name: value for name, value in saved.items() if value is not None}
+        before = TrainConfig(**DEFAULTS | known)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{file} is damaged and cannot be resumed from: {error}.") from None
+        raise ValueError(
+            f"{file} is damaged and cannot be resumed from: {error}."
+        ) from None
     now, before = asdict(config), asdict(before)
     changed = [k for k in now if k not in ELSEWHERE and before[k] != now[k]]
     if changed:
         settings = ", ".join(f"{name} {before[name]!r}" for name in changed)
         raise ValueError(
-            f"The run in {folder} was started with {settings}: resume with the same settings."
+            f"The run in {folder} was started with {settings}: "
+            "resume with the same settings."
         )
     return state
 
 
 def restore(run: Run, state: dict) -> None:
-    """Put a state from `read_state` into a new run; ValueError where the tensors do not fit."""
+    """Put a state from `read_state` into a new run.
+
+    Raises ValueError where its tensors do not fit the model's.
+    """
     wanted, moments = state_tensors(run), {}
-    positions = {name: position for position, name in enumerate(optimized_names(run))}
+    names = optimized_names(run)
+    positions = {name: position for position, name in enumerate(names)}
     for name, tensor in state["tensors"].items():
         kind, rest = name.split(".", 1)
         if kind == "optimizer":
             rest, key = rest.rsplit(".", 1)
             moments.setdefault(positions.get(rest), {})[key] = tensor
-            fits = rest in positions and (key == "step" or _fits(wanted, f"model.{rest}", tensor))
+            is_alike = key == "step" or _fits(wanted, f"model.{rest}", tensor)
+            fits = rest in positions and is_alike
         else:
             fits = _fits(wanted, name, tensor)
         if not fits:
-            raise ValueError(f"The saved state does not fit the model: {name} is another tensor.")
+            raise ValueError(
+                f"The saved state does not fit the model: {name} is another tensor."
+            )
     missing = wanted.keys() - state["tensors"].keys()
     if missing:
-        raise ValueError(f"The saved state does not fit the model: {min(missing)} is missing.")
+        raise ValueError(
+            f"The saved state does not fit the model: {min(missing)} is missing."
+        )
     with torch.no_grad():
         for name, parameter in wanted.items():
             parameter.copy_(state["tensors"][name])
@@ -283,7 +349,7 @@ def restore(run: Run, state: dict) -> None:
         run.scaler.load_state_dict(state["scaler"])
     run.step = state["step"]
     run.history = [line for line in state["history"] if line["kind"] != "final"]
-    run.epoch = state.get("epoch") or new_epoch()
+    run.sums = state.get("epoch") or new_sums()
 
 
 def _fits(wanted: dict[str, Tensor], name: str, tensor: Tensor) -> bool:

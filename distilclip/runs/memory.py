@@ -1,8 +1,9 @@
-"""How the C library treats memory that tensors give back, which decides a CPU's speed in training.
+"""What the C library does with memory that tensors give back.
 
-A step of training on a CPU makes and drops large tensors by the hundred. glibc, the C library of
-most Linux systems, returns each large block to the kernel when it is dropped, and the next one
-comes back as fresh pages, which the kernel clears, 4 KiB at a time. `benchmarks/freed_memory.py`
+That matters for the speed of training on a CPU, where a step makes and drops large
+tensors by the hundred. glibc, the C library of most Linux systems, returns each
+large block to the kernel when it is dropped, and the next one comes back as fresh
+pages, which the kernel clears, 4 KiB at a time. `benchmarks/freed_memory.py`
 measures what that costs.
 """
 
@@ -13,9 +14,10 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's names and numbers, from malloc.
 
 
 def keep_freed_memory() -> None:
-    """Have this process keep freed tensors for the next step; without glibc, nothing happens.
+    """Have this process keep the memory of freed tensors for the next step.
 
-    The process then holds the most that it ever used until it ends.
+    The process then holds the most that it ever used until it ends. Without glibc,
+    nothing happens.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):
         libc = ctypes.CDLL(None)

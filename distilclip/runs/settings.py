@@ -1,18 +1,22 @@
-"""What a run is asked for and what it gives: the presets, `TrainConfig` and `TrainResult`.
+"""What a run is asked for and what it gives: presets, settings, a result.
 
 Chapter 8 trains with these; each choice of a preset is argued there.
 """
 
+import functools
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:  # a list of the settings need not wait for PyTorch
     from distilclip.model import DistilCLIP, DistilCLIPConfig
 
-PRESETS = {
-    # A small ViT beside a locked MiniLM: learns something real on two laptop cores.
+Value = TypeVar("Value")
+Config = TypeVar("Config", bound=type)
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # A small ViT beside a frozen MiniLM: learns something real on two laptop cores.
     "cpu": {
         "text_model": "minilm",
         "image_size": 48,
@@ -30,7 +34,7 @@ PRESETS = {
         "warmup": 0.05,
         "augmentation": 0.5,
     },
-    # ViT-S/16 at 224 pixels and DistilBERT, both trained, each at its own learning rate.
+    # ViT-S/16 at 224 pixels and DistilBERT, each trained at its own learning rate.
     "t4": {
         "text_model": "distilbert-base-uncased",
         "image_size": 224,
@@ -80,188 +84,231 @@ PRESETS = {
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
+RULES = {
+    "must be at least 1": lambda value: value >= 1,
+    "must be positive": lambda value: value > 0,
+    "must not be negative": lambda value: value >= 0,
+    "must be in [0, 1)": lambda value: 0 <= value < 1,
+}
+COUNT, POSITIVE, NOT_NEGATIVE, SHARE = RULES
+FOLLOWS_LR = ("vision_lr", "text_projection_lr")  # are lr where they are not given
 
+
+def setting(default: Value, about: str, rule: str = "") -> Value:
+    """A field of `TrainConfig`: its default, its meaning, its rule of `RULES`."""
+    return field(default=default, metadata={"about": about, "rule": rule})
+
+
+def filled_by_preset(config_class: Config) -> Config:
+    """Let a preset fill fields that are not given; the rest keep their defaults."""
+    plain, names = config_class.__init__, [f.name for f in fields(config_class)]
+
+    @functools.wraps(plain)
+    def init(self, *positional, **given):
+        given |= zip(names, positional, strict=False)
+        preset = given.get("preset", "cpu")
+        if preset not in PRESETS:
+            raise ValueError(
+                f"Unknown preset {preset!r}: choose {', '.join(PRESETS)}."
+            )
+        values = PRESETS[preset] | given
+        for name in FOLLOWS_LR:
+            values.setdefault(name, values["lr"])
+        plain(self, **values)
+
+    config_class.__init__ = init
+    return config_class
+
+
+@filled_by_preset
 @dataclass
 class TrainConfig:
     """What to train, on what, and where to put it.
 
-    A field left at None takes the value of the preset ("cpu", "t4" or "original"), or else the
-    value that `DEFAULTS` gives it.
-
-    - `text_lr` 0 locks the text encoder: its features are then computed once. Otherwise it is
-      locked for the share `text_start` of the epochs, and learns after that. `vision_lr` is
-      the ViT's rate, `lr` where it is not given; 0 locks it. `text_projection_lr` is the rate of
-      the captions' projection, `lr` where it is not given. `lr` is everything else's.
-    - `text_layers` above 0 lets only so many of the text encoder's last layers learn. What they
-      are given is computed once for each caption, and kept in memory.
-    - `vision_model` names a pretrained ViT to start from; its shape takes the place of `dim`,
-      `depth` and the like.
-    - `full_size_start` is the share of the epochs in which pictures come at half their width: a
-      quarter of the patches, a fraction of the work. After that they come whole.
-    - `augmentation` scales the random views from 0 (none) to 1 (strong); `flip` mirrors half of
-      the pictures, but none with a caption that speaks of left or right.
-    - `precision` is "auto", "float32", "bfloat16" or "float16".
-    - `ema` above 0 keeps a moving average of the weights with this decay; it is what is
-      evaluated and saved as the model.
-    - `micro_batch` above 0 encodes that many pairs at a time: the gradient of the whole batch in
-      the memory of a part (gradient caching, chapter 11).
-    - `sort_captions` draws captions of like length for a batch, where the text encoder is trained:
-      less padding, every caption as often as without.
-    - `evaluations` is how often the validation split is measured in a run, the end included.
-    - `cache` names a folder that keeps the decoded pictures for the next run; `skip_broken`
-      leaves out pictures that cannot be read, with a warning; `tensorboard` writes the curves for
-      TensorBoard too; `compile` hands the ViT to `torch.compile`.
-
-    Raises ValueError, in one sentence, for a value that cannot work.
+    What is not given is filled in by the preset ("cpu", "t4" or "original"); what
+    the preset does not name keeps the default below. Raises ValueError, in one
+    sentence, for a value that cannot work.
     """
 
-    data: str = "emoji"
-    out: str = "runs/emoji"
-    preset: str = "cpu"
-    resume: bool = False
-    seed: int = 0
-    device: str = "auto"
-    precision: str = "auto"
-    compile: bool = False
-    tensorboard: bool = False
-    cache: str = ""
-    skip_broken: bool = False
-    text_model: str | None = None
-    vision_model: str | None = None
-    image_size: int | None = None
-    patch_size: int | None = None
-    dim: int | None = None
-    depth: int | None = None
-    num_heads: int | None = None
-    dropout: float | None = None
-    patch_dropout: float | None = None
-    cls_token: bool | None = None
-    final_norm: bool | None = None
-    image_pool: str | None = None
-    embed_dim: int | None = None
-    projection_norm: bool | None = None
-    pad_to_max_length: bool | None = None
-    learn_temperature: bool | None = None
-    mask_positives: bool | None = None
-    epochs: int | None = None
-    batch_size: int | None = None
-    lr: float | None = None
-    text_lr: float | None = None
-    text_start: float | None = None
-    text_layers: int | None = None
-    full_size_start: float | None = None
-    vision_lr: float | None = None
-    text_projection_lr: float | None = None
-    weight_decay: float | None = None
-    beta2: float | None = None
-    warmup: float | None = None
-    clip_gradient: float | None = None
-    ema: float | None = None
-    micro_batch: int | None = None
-    augmentation: float | None = None
-    flip: bool | None = None
-    sort_captions: bool | None = None
-    evaluations: int | None = None
+    # The run
+    data: str = setting(
+        "emoji", "emoji, scenes, flickr8k, naruto, a folder, or a Hub id"
+    )
+    out: str = setting("runs/emoji", "folder for the run")
+    preset: str = setting("cpu", "a recipe: its settings can be changed one by one")
+    resume: bool = setting(False, "go on with the run in the folder")
+    seed: int = setting(0, "decides everything that is drawn at random")
+    device: str = setting("auto", "cpu, cuda, ..., or auto: a GPU if there is one")
+    precision: str = setting("auto", "auto, float32, bfloat16 or float16")
+    compile: bool = setting(False, "hand the ViT to torch.compile")
+    evaluations: int = setting(
+        5,
+        "how often the validation split is measured, the end included",
+        NOT_NEGATIVE,
+    )
+    tensorboard: bool = setting(False, "write the curves for TensorBoard, too")
+
+    # The data
+    cache: str = setting(
+        "", "a folder that keeps the decoded pictures for the next run"
+    )
+    skip_broken: bool = setting(
+        False, "leave out pictures that cannot be read, and say so"
+    )
+    augmentation: float = setting(
+        0.0, "how strong the random views are, from 0 (none) to 1", NOT_NEGATIVE
+    )
+    flip: bool = setting(
+        False,
+        "mirror half of the pictures, but none whose caption says left or right",
+    )
+    sort_captions: bool = setting(
+        False,
+        "fill a batch with captions of like length: less padding to train text on",
+    )
+
+    # The model
+    text_model: str = setting(
+        "minilm", "the text encoder: minilm, a folder, or a Hub id"
+    )
+    vision_model: str = setting(
+        "",
+        "a pretrained ViT to start from; its shape replaces dim, depth and so on",
+    )
+    image_size: int = setting(48, "width of the pictures, in pixels")
+    patch_size: int = setting(8, "width of a patch, in pixels")
+    dim: int = setting(192, "channels of the ViT")
+    depth: int = setting(6, "layers of the ViT")
+    num_heads: int = setting(3, "attention heads in each layer of the ViT")
+    dropout: float = setting(0.0, "dropout inside the ViT")
+    patch_dropout: float = setting(
+        0.0, "share of the patches left out of each training step"
+    )
+    cls_token: bool = setting(True, "give the ViT a [CLS] token")
+    final_norm: bool = setting(True, "end the ViT in a LayerNorm")
+    image_pool: str = setting(
+        "first", "the picture's vector: the first token, or mean"
+    )
+    embed_dim: int = setting(256, "dimensions of the shared space", COUNT)
+    projection_norm: bool = setting(False, "put a LayerNorm behind each projection")
+    pad_to_max_length: bool = setting(
+        False, "pad every caption to the greatest length"
+    )
+
+    # The loss
+    learn_temperature: bool = setting(True, "learn the temperature, too")
+    mask_positives: bool = setting(
+        True, "never treat a caption as a negative of a picture that it describes"
+    )
+    micro_batch: int = setting(
+        0,
+        "encode so many pairs at a time (gradient caching); 0: all at once",
+        NOT_NEGATIVE,
+    )
+
+    # The optimiser
+    lr: float = setting(1.5e-3, "peak learning rate", POSITIVE)
+    vision_lr: float = setting(
+        1.5e-3,
+        "the ViT's rate, lr where it is not given; 0 freezes it",
+        NOT_NEGATIVE,
+    )
+    text_lr: float = setting(
+        0.0,
+        "the text encoder's rate; 0 freezes it, and its features are computed once",
+        NOT_NEGATIVE,
+    )
+    text_layers: int = setting(
+        0,
+        "let only so many last layers of the text encoder learn; 0: all",
+        NOT_NEGATIVE,
+    )
+    text_projection_lr: float = setting(
+        1.5e-3,
+        "the rate of the captions' projection, lr where it is not given",
+        POSITIVE,
+    )
+    weight_decay: float = setting(
+        0.1, "AdamW's weight decay, of matrices", NOT_NEGATIVE
+    )
+    beta2: float = setting(0.98, "AdamW's second beta", SHARE)
+    clip_gradient: float = setting(
+        1.0, "the gradient's greatest norm; 0: any", NOT_NEGATIVE
+    )
+    ema: float = setting(
+        0.0,
+        "decay of a moving average of the weights, then the result; 0: none",
+        SHARE,
+    )
+
+    # The schedule
+    epochs: int = setting(120, "how often every picture is seen", COUNT)
+    batch_size: int = setting(128, "pairs in a step", COUNT)
+    warmup: float = setting(
+        0.05, "share of the steps in which the rate rises", SHARE
+    )
+    text_start: float = setting(
+        0.0, "share of the epochs in which the text encoder is still frozen", SHARE
+    )
+    full_size_start: float = setting(
+        0.0,
+        "share of the epochs in which pictures come at half their width first",
+        SHARE,
+    )
 
     def __post_init__(self):
-        if self.preset not in PRESETS:
-            raise ValueError(f"Unknown preset {self.preset!r}: choose {', '.join(PRESETS)}.")
-        for name, value in (DEFAULTS | PRESETS[self.preset]).items():
-            if getattr(self, name) is None:
-                setattr(self, name, value)
-        for name in ("vision_lr", "text_projection_lr"):
-            if getattr(self, name) is None:
-                setattr(self, name, self.lr)
-        for name in ("epochs", "batch_size", "embed_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for each in fields(self):
+            value, rule = getattr(self, each.name), each.metadata["rule"]
+            if rule and not RULES[rule](value):
+                raise ValueError(f"{each.name} {rule}, got {value}.")
         if self.batch_size < 2:
-            raise ValueError("batch_size must be at least 2: one pair has nothing to compare with.")
-        if not self.lr > 0 or not self.text_projection_lr > 0:
-            raise ValueError("lr and text_projection_lr must be positive.")
-        if not self.text_lr >= 0 or not self.vision_lr >= 0:
-            raise ValueError("text_lr and vision_lr must not be negative.")
+            raise ValueError(
+                "batch_size must be at least 2: "
+                "one pair has nothing to compare with."
+            )
         if self.vision_lr == 0 and not self.vision_model:
-            raise ValueError("vision_lr 0 locks the ViT: name a pretrained one as vision_model.")
-        for name in (
-            "weight_decay",
-            "clip_gradient",
-            "augmentation",
-            "evaluations",
-            "micro_batch",
-            "text_layers",
-        ):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
-        for name in ("warmup", "beta2", "ema", "text_start", "full_size_start"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}.")
+            raise ValueError(
+                "vision_lr 0 locks the ViT: name a pretrained one as vision_model."
+            )
         if self.text_layers and not self.text_lr:
-            raise ValueError("text_layers needs a text_lr above 0: at 0 no layer learns.")
+            raise ValueError(
+                "text_layers needs a text_lr above 0: at 0 no layer learns."
+            )
         if self.text_lr and round(self.text_start * self.epochs) == self.epochs:
             raise ValueError(
-                f"text_start {self.text_start} of {self.epochs} epochs leaves the text encoder "
-                "none to learn in: choose a smaller text_start, or text_lr 0 to lock it."
+                f"text_start {self.text_start} of {self.epochs} epochs leaves the "
+                "text encoder none to learn in: choose a smaller text_start, or "
+                "text_lr 0 to lock it."
             )
         if self.precision not in PRECISIONS:
+            choices = ", ".join(PRECISIONS)
             raise ValueError(
-                f"Unknown precision {self.precision!r}: choose {', '.join(PRECISIONS)}."
+                f"Unknown precision {self.precision!r}: choose {choices}."
             )
         if self.tensorboard and importlib.util.find_spec("tensorboard") is None:
             raise ValueError(
                 "The option tensorboard needs a package that is not installed: run "
                 "'pip install tensorboard', or leave the option out."
             )
-        self.model_config()  # raises ValueError where the shape of the model is at fault
+        self.model_config()  # raises ValueError where the model's shape is at fault
 
     def model_config(self) -> "DistilCLIPConfig":
         """The model that this configuration trains."""
         from distilclip.model import DistilCLIPConfig
         from distilclip.vit import ViTConfig
 
-        return DistilCLIPConfig(
-            vision=ViTConfig(
-                image_size=self.image_size,
-                patch_size=self.patch_size,
-                dim=self.dim,
-                depth=self.depth,
-                num_heads=self.num_heads,
-                dropout=self.dropout,
-                patch_dropout=self.patch_dropout,
-                cls_token=self.cls_token,
-                final_norm=self.final_norm,
-            ),
-            text_model=self.text_model,
-            vision_model=self.vision_model,
-            image_pool=self.image_pool,
-            embed_dim=self.embed_dim,
-            projection_norm=self.projection_norm,
-            pad_to_max_length=self.pad_to_max_length,
-        )
+        given = asdict(self) | {"vision_model": self.vision_model or None}
+
+        def settings_of(kind: type) -> dict:
+            names = [each.name for each in fields(kind)]
+            return {name: given[name] for name in names if name in given}
+
+        vision = ViTConfig(**settings_of(ViTConfig))
+        return DistilCLIPConfig(vision=vision, **settings_of(DistilCLIPConfig))
 
 
-DEFAULTS = {
-    "dropout": 0.0,
-    "patch_dropout": 0.0,
-    "cls_token": True,
-    "final_norm": True,
-    "image_pool": "first",
-    "embed_dim": 256,
-    "projection_norm": False,
-    "pad_to_max_length": False,
-    "learn_temperature": True,
-    "mask_positives": True,
-    "text_lr": 0.0,
-    "text_start": 0.0,
-    "text_layers": 0,
-    "full_size_start": 0.0,
-    "beta2": 0.98,
-    "clip_gradient": 1.0,
-    "ema": 0.0,
-    "micro_batch": 0,
-    "flip": False,
-    "sort_captions": False,
-    "evaluations": 5,
+DEFAULTS: dict[str, Any] = {
+    f.name: f.default for f in fields(TrainConfig) if f.name not in FOLLOWS_LR
 }
 
 

@@ -1,7 +1,7 @@
-"""What a run shows of itself: recalls, pictures of what it finds, memory, TensorBoard.
+"""What a run shows of itself: recalls, pictures that it finds, memory, TensorBoard.
 
-`evaluate_and_draw` measures a model on a split and draws a few fixed queries with the pictures
-that it ranks first; a look at one such sheet says more than a curve.
+`evaluate_and_draw` measures a model on a split and draws a few fixed queries with
+the pictures that it ranks first; a look at one such sheet says more than a curve.
 """
 
 import sys
@@ -14,12 +14,13 @@ import torch
 from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+from tqdm import tqdm
 
-from distilclip.checkpoint import Run
-from distilclip.files import write_whole
 from distilclip.model import DistilCLIP
+from distilclip.runs.checkpoint import Run, save_run, write_metrics
+from distilclip.scale import processes
 from distilclip.search import retrieval_metrics
-from distilclip.settings import TrainConfig
+from distilclip.storage.files import write_whole
 
 QUERIES = 5  # rows of a sheet of samples
 TOP = 5  # pictures in a row
@@ -35,15 +36,18 @@ def evaluate_and_draw(
 ) -> dict[str, float]:
     """`retrieval_metrics` of a model on a split, and a sheet of samples in `file`.
 
-    `pixels` (N, 3, S, S) are the split's pictures, decoded; `encode_text` makes captions unit
-    vectors. The queries are the first captions of `QUERIES` rows at equal distances: always the
-    same ones, so that sheets can be compared.
+    `pixels` (N, 3, S, S) are the split's pictures, decoded; `encode_text` makes
+    captions unit vectors. The queries are the first captions of `QUERIES` rows at
+    equal distances: always the same ones, so that sheets can be compared.
     """
     captions_of_rows = list(rows["captions"])
     texts = [text for captions in captions_of_rows for text in captions]
-    owners = [row for row, captions in enumerate(captions_of_rows) for _ in captions]
+    owners = [
+        row for row, captions in enumerate(captions_of_rows) for _ in captions
+    ]
     image_embeds, text_embeds = model.encode_image(pixels), encode_text(texts)
-    chosen = sorted({round(k * (len(rows) - 1) / (QUERIES - 1)) for k in range(QUERIES)})
+    last = len(rows) - 1
+    chosen = sorted({round(k * last / (QUERIES - 1)) for k in range(QUERIES)})
     scores = text_embeds[[owners.index(row) for row in chosen]] @ image_embeds.T
     queries = [captions_of_rows[row][0] for row in chosen]
     draw_samples(queries, chosen, scores.cpu(), pixels, file)
@@ -51,60 +55,70 @@ def evaluate_and_draw(
 
 
 def draw_samples(
-    queries: Sequence[str], owners: Sequence[int], scores: Tensor, pixels: Tensor, file: Path
+    queries: Sequence[str],
+    owners: Sequence[int],
+    scores: Tensor,
+    pixels: Tensor,
+    file: Path,
 ) -> None:
-    """Draw the first `TOP` pictures for each query as a PNG, the right one in a green frame.
+    """Draw the first `TOP` pictures for each query as a PNG.
 
-    `scores` (Q, N) rates each of the N pictures `pixels` for each query; `owners` (Q) are the
-    rows of the right ones, whose ranks stand beside the queries.
+    `scores` (Q, N) rates each of the N pictures `pixels` for each query; `owners`
+    (Q) are the rows of the right ones, which have a green frame, and whose ranks
+    stand beside the queries.
     """
-    font = ImageFont.truetype(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", 14)
+    letters = Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    font = ImageFont.truetype(letters, 14)
     side, gap, line = 112, 8, 24
     height = line + side + gap
-    sheet = Image.new("RGB", (TOP * (side + gap) + gap, len(queries) * height + gap), "white")
+    extent = (TOP * (side + gap) + gap, len(queries) * height + gap)
+    sheet = Image.new("RGB", extent, "white")
     draw = ImageDraw.Draw(sheet)
     order = scores.argsort(dim=1, descending=True, stable=True)
     for number, (query, owner) in enumerate(zip(queries, owners, strict=True)):
         rank = int((order[number] == owner).nonzero()) + 1
         top = gap + number * height
-        title = f"{textwrap.shorten(query, 50, placeholder='…')}  (right: rank {rank})"
+        words = textwrap.shorten(query, 50, placeholder="…")
+        title = f"{words}  (right: rank {rank})"
         draw.text((gap, top), title, fill="black", font=font)
         for place, row in enumerate(order[number, :TOP].tolist()):
             left = gap + place * (side + gap)
             picture = Image.fromarray(pixels[row].permute(1, 2, 0).numpy())
             sheet.paste(picture.resize((side, side)), (left, top + line))
             if row == owner:
-                box = (left - 3, top + line - 3, left + side + 2, top + line + side + 2)
+                x, y = left - 3, top + line - 3
+                box = (x, y, x + side + 5, y + side + 5)
                 draw.rectangle(box, outline=RIGHT, width=4)
     write_whole(file, lambda path: sheet.save(path, "PNG"))
 
 
-def epoch_line(run: Run, config: TrainConfig) -> dict:
+def epoch_line(run: Run) -> dict:
     """The line of metrics.jsonl for the epoch that has just been done.
 
-    `loss` is its mean, `waiting` the share of its time in which the model waited for data,
-    `peak_memory_mib` the most memory that the run has used so far.
+    `loss` is its mean, `waiting` the share of its time in which the model waited
+    for data, `peak_memory_mib` the most memory that the run has used so far.
     """
-    losses, seconds = run.epoch["losses"], max(run.epoch["seconds"], 1e-9)
+    losses, seconds = run.sums["losses"], max(run.sums["seconds"], 1e-9)
     return {
         "kind": "epoch",
-        "epoch": run.epochs + 1,
+        "epoch": run.epochs_done + 1,
         "step": run.step,
         "loss": sum(losses) / len(losses),
-        "lr": run.epoch["lr"],
+        "lr": run.sums["lr"],
         "logit_scale": run.model.logit_scale.item(),
-        "images_per_second": len(losses) * config.batch_size / seconds,
+        "images_per_second": len(losses) * run.config.batch_size / seconds,
         "seconds": seconds,
-        "waiting": run.epoch["waiting"] / seconds,
+        "waiting": run.sums["waiting"] / seconds,
         "peak_memory_mib": peak_memory(run.model.log_logit_scale.device),
         "precision": run.precision,
     }
 
 
 def peak_memory(device: torch.device) -> float:
-    """The most memory in use so far, in MiB: of the GPU, or of the whole process on a CPU.
+    """The most memory in use so far, in MiB.
 
-    0 where the system does not say (Windows).
+    That of the GPU, or of the whole process on a CPU; 0 where the system does not
+    say (Windows).
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
@@ -116,9 +130,78 @@ def peak_memory(device: torch.device) -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
+class Logbook:
+    """What a run writes as it goes on: bar, metrics, state, TensorBoard's curves.
+
+    Of several processes only the first one `writes`; all others keep quiet. To be
+    used in a `with` block, which closes bar and curves at its end.
+    """
+
+    def __init__(self, run: Run, steps: int, progress: bool):
+        self.run, self.folder = run, Path(run.config.out).expanduser()
+        self.writes = processes()[0] == 0
+        self.board = None
+        if run.config.tensorboard and self.writes:
+            self.board = open_tensorboard(self.folder, run.step)
+        self.bar = tqdm(
+            total=steps,
+            initial=run.step,
+            desc="training",
+            disable=not (progress and self.writes),
+            unit="step",
+        )
+
+    def __enter__(self) -> "Logbook":
+        return self
+
+    def __exit__(self, *problem) -> None:
+        self.bar.close()
+        if self.board is not None:
+            self.board.close()
+
+    def save(self) -> None:
+        """Write the state of the run, its metrics and its model."""
+        if self.writes:
+            save_run(self.run, self.folder)
+
+    def add(self, lines: list[dict]) -> None:
+        """Add lines to the run's history and to metrics.jsonl."""
+        self.run.history += lines
+        if self.writes:
+            write_metrics(self.run, self.folder)
+        if self.board is not None:
+            log_to_tensorboard(self.board, lines)
+
+    def add_final(self, metrics: dict[str, dict[str, float]]) -> None:
+        """Add each split's last metrics, and save the finished run."""
+        step = self.run.step
+        lines = [
+            {"kind": "final", "split": split, "step": step} | values
+            for split, values in metrics.items()
+        ]
+        self.add(lines)
+        self.save()
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar, where there is one."""
+        if not self.bar.disable:
+            self.bar.write(text)
+
+
+def show_step(bar: tqdm, run: Run) -> None:
+    """Move a run's bar on by a step, with the loss beside it now and then."""
+    bar.update()
+    if run.step % 10 == 0:
+        pictures = len(run.sums["losses"]) * run.config.batch_size
+        speed = pictures / run.sums["seconds"]
+        rate, loss = f"{run.sums['lr']:.1e}", f"{run.sums['losses'][-1]:.3f}"
+        bar.set_postfix(loss=loss, lr=rate, images_per_s=f"{speed:.0f}")
+
+
 def open_tensorboard(folder: Path, step: int):
-    """A writer of TensorBoard's files below `folder`, for what comes after `step`."""
-    from torch.utils.tensorboard import SummaryWriter  # an optional package, and slow to load
+    """A writer of TensorBoard's files below `folder`, for what follows `step`."""
+    # An optional package, and slow to import.
+    from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 

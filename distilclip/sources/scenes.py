@@ -1,12 +1,15 @@
-"""Composed drawings for the data source `scenes`: two shapes, a relation, five captions each.
+"""Composed drawings, the source `scenes`: two shapes, a relation, five captions.
 
-Every scene is decided by a seed, so any number can be made, and the pairs of colour and shape in
-`HELD_OUT` can be kept out of training to ask whether a model composes what it has learnt.
+Every scene is decided by a seed, so any number can be made, and the pairs of colour
+and shape in `HELD_OUT` can be kept out of training to ask whether a model composes
+what it has learned.
 """
 
 import math
 import random
+import re
 
+import datasets
 from PIL import Image, ImageDraw
 
 COLOURS = {
@@ -21,20 +24,59 @@ COLOURS = {
 SHAPES = {"triangle": 3, "square": 4, "pentagon": 5, "star": 5, "circle": 0}
 SIZES = {"small": 0.11, "large": 0.2}
 RELATIONS = ("left of", "above")
-HELD_OUT = {("red", "star"), ("blue", "triangle"), ("green", "circle"), ("purple", "square")}
+COLOUR_NAME = re.compile(rf"\b({'|'.join(COLOURS)})\b")
+THING_NAME = re.compile(rf"\b({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})\b")
+HELD_OUT = {
+    ("red", "star"),
+    ("blue", "triangle"),
+    ("green", "circle"),
+    ("purple", "square"),
+}
+Thing = tuple[str, str, str]  # size, colour, shape
 
 
-def draw_scenes(count: int, seed: str, held_out: bool = False, image_size: int = 64) -> list[dict]:
-    """`count` scenes, each with image, captions, image_id, first, relation and second.
+def load_scenes(
+    train: int = 3000, test: int = 500, seed: int = 0
+) -> datasets.DatasetDict:
+    """Composed drawings: `train` scenes, and `test` for each other split."""
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "captions": datasets.List(datasets.Value("string")),
+            "image_id": datasets.Value("string"),
+            "first": datasets.Value("string"),
+            "relation": datasets.Value("string"),
+            "second": datasets.Value("string"),
+        }
+    )
+    sizes = {
+        "train": train,
+        "validation": test,
+        "test": test,
+        "test_combinations": test,
+    }
+    pairs = datasets.DatasetDict()
+    for split, count in sizes.items():
+        held_out = split == "test_combinations"
+        scenes = draw_scenes(count, f"{seed}/{split}", held_out)
+        pairs[split] = datasets.Dataset.from_list(scenes, features=features)
+    return pairs
 
-    Without `held_out` no object pairs a colour and a shape of `HELD_OUT`; with it, one does.
+
+def draw_scenes(
+    count: int, seed: str, held_out: bool = False, image_size: int = 64
+) -> list[dict]:
+    """`count` scenes, rows of image, captions, image_id, first, relation, second.
+
+    Without `held_out` no object pairs a colour and a shape of `HELD_OUT`; with it,
+    one does.
     """
     generator = random.Random(seed)
     scenes = []
     for number in range(count):
         first, second = draw_objects(generator, held_out)
         relation = generator.choice(RELATIONS)
-        names = [" ".join(thing) for thing in (first, second)]
+        names = " ".join(first), " ".join(second)
         scenes.append(
             {
                 "image": paint(first, second, relation, generator, image_size),
@@ -48,16 +90,20 @@ def draw_scenes(count: int, seed: str, held_out: bool = False, image_size: int =
     return scenes
 
 
-def draw_objects(generator: random.Random, held_out: bool) -> list[tuple[str, str, str]]:
-    """Two different things, each (size, colour, shape)."""
+def draw_objects(generator: random.Random, held_out: bool) -> tuple[Thing, Thing]:
+    """Two different things."""
     while True:
-        things = [
-            tuple(generator.choice(list(kind)) for kind in (SIZES, COLOURS, SHAPES))
-            for _ in range(2)
-        ]
-        new = sum(thing[1:] in HELD_OUT for thing in things)
-        if things[0] != things[1] and new == int(held_out):
-            return things
+        first, second = draw_thing(generator), draw_thing(generator)
+        new = (first[1:] in HELD_OUT) + (second[1:] in HELD_OUT)
+        if first != second and new == int(held_out):
+            return first, second
+
+
+def draw_thing(generator: random.Random) -> Thing:
+    """Any size, colour and shape."""
+    kinds = SIZES, COLOURS, SHAPES
+    size, colour, shape = (generator.choice(list(kind)) for kind in kinds)
+    return size, colour, shape
 
 
 def describe(first: str, second: str, relation: str) -> list[str]:
@@ -77,7 +123,13 @@ def describe(first: str, second: str, relation: str) -> list[str]:
     ]
 
 
-def paint(first, second, relation: str, generator: random.Random, image_size: int) -> Image.Image:
+def paint(
+    first: Thing,
+    second: Thing,
+    relation: str,
+    generator: random.Random,
+    image_size: int,
+) -> Image.Image:
     """Draw both things at four times the size, then shrink, for smooth edges."""
     canvas = image_size * 4
     image = Image.new("RGB", (canvas, canvas), "white")
@@ -89,12 +141,15 @@ def paint(first, second, relation: str, generator: random.Random, image_size: in
     return image.resize((image_size, image_size), Image.Resampling.LANCZOS)
 
 
-def paint_thing(draw: ImageDraw.ImageDraw, thing, x: float, y: float, canvas: int) -> None:
+def paint_thing(
+    draw: ImageDraw.ImageDraw, thing: Thing, x: float, y: float, canvas: int
+) -> None:
     """One shape around (x, y)."""
     size, colour, shape = thing
     radius = SIZES[size] * canvas
     if shape == "circle":
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=COLOURS[colour])
+        box = (x - radius, y - radius, x + radius, y + radius)
+        draw.ellipse(box, fill=COLOURS[colour])
         return
     corners = SHAPES[shape] * (2 if shape == "star" else 1)
     start = math.pi / 4 if shape == "square" else -math.pi / 2

@@ -1,35 +1,45 @@
-"""Files that are there whole or not at all: written beside their place, then moved into it."""
+"""Files that are there whole or not at all, and readers that say what is wrong.
+
+Everything is written beside its place, then moved into it. A file that cannot be
+read as what it should be ends in a ValueError that names it.
+"""
 
 import contextlib
+import csv
+import io
+import json
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file in the same folder, then rename it to `path`.
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename it to `path`.
 
-    The rename is atomic: a reader, or a process that is killed, finds the old file or the new
-    one, never half of either. Whatever goes wrong, the temporary file goes away; only a kill
-    leaves it, for `remove_leftovers`. Raises OSError that names `path` where the disk is full or
-    the folder cannot be written to.
+    The rename is atomic: a reader, or a process that is killed, finds the old file
+    or the new one, never half of either. Whatever goes wrong, the temporary file
+    goes away; only a kill leaves it, for `remove_leftovers`. Raises OSError that
+    names `path` where the disk is full or the folder cannot be written to.
     """
     path = Path(path)
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        handle, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name}.", suffix=".part"
+        )
         os.close(handle)
         temporary = Path(name)
         write(temporary)
-        with open(temporary, "rb") as file:
+        # To be written, too: Windows syncs no file that is only read.
+        with open(temporary, "r+b") as file:
             os.fsync(file.fileno())
-        mask = os.umask(0)  # mkstemp makes files private; give them the usual permissions
+        # mkstemp makes files private; give the usual permissions.
+        mask = os.umask(0)
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)
         os.replace(temporary, path)
@@ -40,14 +50,16 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
             raise  # `write` could not read something
         kind = type(error) if isinstance(error, OSError) else OSError
         reason = getattr(error, "strerror", None) or error
-        raise kind(f"Cannot write {path}: {reason}. What was there before is untouched.") from error
+        raise kind(
+            f"Cannot write {path}: {reason}. What was there before is untouched."
+        ) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have the rename itself on the disk before going on, where the system can do that."""
+    """Wait until the rename itself is on the disk, where the system can do that."""
     with contextlib.suppress(OSError):  # Windows does not open folders
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -57,7 +69,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what `write_whole`, or a tokenizer, could not, because its process was killed.
+    """Remove what a killed `write_whole`, or a killed tokenizer, has left behind.
 
     Only for a folder that no other process writes to.
     """
@@ -66,21 +78,10 @@ def remove_leftovers(folder: Path) -> None:
             file.unlink(missing_ok=True)
 
 
-def save_tokenizer(tokenizer, folder: Path) -> None:
-    """Write a tokenizer's files into `folder`, each whole or not at all.
-
-    Its own `save_pretrained` writes over what is there, and a full disk is a bare Exception to it.
-    """
-    with tempfile.TemporaryDirectory() as place:
-        try:
-            tokenizer.save_pretrained(place)
-        except Exception as error:
-            if isinstance(error, OSError):
-                raise
-            raise OSError(f"Cannot write a tokenizer's files to {place}: {error}.") from error
-        for file in sorted(Path(place).iterdir()):
-            content = file.read_bytes()
-            write_whole(folder / file.name, lambda path, content=content: path.write_bytes(content))
+def is_leftover(file: Path) -> bool:
+    """Whether a killed process may have left this file half-written."""
+    name = file.name
+    return name.startswith(".tmp") or (name[0] == "." and name.endswith(".part"))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -88,7 +89,53 @@ def write_text(path: Path, text: str) -> None:
     write_whole(path, lambda file: file.write_text(text + "\n", encoding="utf-8"))
 
 
-def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write named tensors and a few strings to a safetensors file, whole."""
-    contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    write_whole(path, lambda file: save_file(contiguous, file, metadata))
+def read_utf8(path: Path) -> str:
+    """The text of a file; ValueError where it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8 text: save it as UTF-8.") from None
+
+
+def read_json(file: str | Path) -> dict:
+    """The object in a JSON file; ValueError where it is none, or not all of one."""
+    try:
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):  # not UTF-8, or not JSON
+        raise ValueError(f"{file} is damaged: it is not valid JSON.") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} is damaged: it does not hold a JSON object.")
+    return content
+
+
+def read_json_lines(file: Path) -> list[dict]:
+    """What the lines of a file hold; ValueError where one is not JSON."""
+    try:
+        lines = read_utf8(file).split("\n")
+        return [json.loads(line) for line in lines if line.strip()]
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{file} has a line that is not JSON: {error}.") from None
+
+
+def read_csv(file: Path) -> list[dict]:
+    """The rows of a table; ValueError where it cannot be read as one."""
+    try:
+        return list(csv.DictReader(io.StringIO(read_utf8(file), newline="")))
+    except csv.Error as error:
+        raise ValueError(f"{file} cannot be read as a table: {error}.") from None
+
+
+def reserve_space(file: Path) -> None:
+    """Take the disk space that a new file will need; OSError where it lacks."""
+    if hasattr(os, "posix_fallocate"):
+        with open(file, "r+b") as opened:
+            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+
+
+def holds_array(file: Path, shape: tuple[int, ...]) -> bool:
+    """Whether `file` is a whole array of uint8 in this shape."""
+    try:
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return False
+    return array.shape == shape and array.dtype == np.uint8

@@ -1,0 +1,1 @@
+"""What only the notebooks use: classes that grow, figures, checks of exercises."""

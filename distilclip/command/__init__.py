@@ -1,0 +1,1 @@
+"""What the command `distilclip` needs: options, a kept index, galleries."""

@@ -1,0 +1,1 @@
+"""Where image-caption pairs come from: a reader for each layout of the data."""

@@ -1,0 +1,21 @@
+"""Entries at fault: refused, or left out, counted and listed in a warning."""
+
+import logging
+from pathlib import Path
+
+LOG = logging.getLogger("distilclip.sources")
+
+
+def refuse_or_skip(error: Exception, skipped: list[str] | None) -> None:
+    """Raise `error`, or, where there is a list `skipped`, add its text to that."""
+    if skipped is None:
+        raise error
+    skipped.append(str(error))
+
+
+def report_skipped(skipped: list[str] | None, name: str | Path) -> None:
+    """Say in a warning how many entries of a source were left out, and which."""
+    if skipped:
+        lines = "".join(f"\n  {line}" for line in skipped)
+        text = "Skipped %d of the pictures in %s:%s"
+        LOG.warning(text, len(skipped), name, lines)

@@ -1,0 +1,1 @@
+"""The ground floor: files, the Hub, pictures, weights. It imports none of ours."""

