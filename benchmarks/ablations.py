@@ -15,7 +15,6 @@ so the command can be stopped at any time and given again.
 import argparse
 import contextlib
 import dataclasses
-import importlib
 import json
 import os
 import platform
@@ -31,18 +30,22 @@ from unittest.mock import patch
 import torch
 from timing import commit
 
+import distilclip.training as training
 from distilclip import TrainConfig, train
-from distilclip.files import write_text
-from distilclip.settings import DEFAULTS, PRESETS
+from distilclip.runs.settings import DEFAULTS, PRESETS
+from distilclip.storage.files import write_text
 
 ROOT = Path(__file__).parents[1]
 SHAPE = ("text_model", "image_size", "patch_size", "dim", "depth", "num_heads")
 SMALL = {name: PRESETS["cpu"][name] for name in SHAPE} | {"batch_size": 64}
+# What a run is made of besides its recipe: its place, its data, its machine, its length.
+NO_RECIPE = ("data", "out", "preset", "resume", "seed", "device", "precision", "compile", "cache")
+NO_RECIPE += ("skip_broken", "vision_model", "epochs", "evaluations", "tensorboard")
 # The recipe of the preset "original", its flaws in the model included, at the same size.
 ORIGINAL = {
     name: value
     for name, value in (DEFAULTS | PRESETS["original"]).items()
-    if name not in SMALL and name not in ("epochs", "evaluations")
+    if name not in SMALL and name not in NO_RECIPE
 } | {"text_projection_lr": PRESETS["original"]["lr"]}
 
 
@@ -87,7 +90,7 @@ def timed_epochs() -> Iterator[list[float]]:
     First those of preparing the data, the features of captions included where they are computed
     ahead, then those of each epoch.
     """
-    module, seconds = importlib.import_module("distilclip.train"), []
+    seconds = []
 
     def timed(function: Callable) -> Callable:
         def call(*arguments):
@@ -100,7 +103,7 @@ def timed_epochs() -> Iterator[list[float]]:
 
     with contextlib.ExitStack() as stack:
         for name in ("prepare_data", "train_epoch"):
-            stack.enter_context(patch.object(module, name, timed(getattr(module, name))))
+            stack.enter_context(patch.object(training, name, timed(getattr(training, name))))
         yield seconds
 
 
@@ -156,6 +159,7 @@ def main() -> None:
     options = parser.parse_args()
     base = dataclasses.asdict(configure({}, 0, 1, ""))
     base = {k: v for k, v in base.items() if k not in ("seed", "epochs", "out")}
+    base["vision_model"] = base["vision_model"] or None  # as the stored results have it
     results = {"base": base, "runs": []}
     if options.out.is_file():
         results = json.loads(options.out.read_text())

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from distilclip import DistilCLIP, DistilCLIPConfig, ViTConfig
-from distilclip.data import TrainingPairs, pixels_of
+from distilclip.data import TrainingPairs
 from distilclip.explain import (
     choice_accuracy,
     false_captions,
@@ -36,8 +36,9 @@ from distilclip.explain import (
     train_on_scenes,
     whitening,
 )
-from distilclip.files import write_text
-from distilclip.scenes import COLOURS, draw_scenes
+from distilclip.sources.scenes import COLOURS, draw_scenes
+from distilclip.storage.files import write_text
+from distilclip.storage.pictures import pixels_of
 from distilclip.text import TextEncoder
 
 ROOT = Path(__file__).parents[1]

@@ -23,8 +23,8 @@ import torch
 
 from distilclip import DistilCLIP, load_pairs, retrieval_metrics
 from distilclip.data import decode_pixels
-from distilclip.files import write_text
-from distilclip.share import OnnxDistilCLIP, export_onnx, quantise_onnx
+from distilclip.export import OnnxDistilCLIP, export_onnx, quantise_onnx
+from distilclip.storage.files import write_text
 
 RESULTS = Path(__file__).parents[1] / "book" / "results" / "exported_forms.json"
 

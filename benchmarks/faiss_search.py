@@ -11,6 +11,7 @@ import argparse
 import functools
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import faiss
@@ -20,10 +21,11 @@ from torch import Tensor
 
 from distilclip import DistilCLIP, ImageIndex, load_pairs
 from distilclip.data import seeded
-from distilclip.files import write_text
-from distilclip.neighbours import faiss_neighbours
+from distilclip.index.neighbours import faiss_neighbours
+from distilclip.storage.files import write_text
 
 QUERIES = 256
+Search = Callable[[Tensor, int], tuple[Tensor, Tensor]]  # queries and k -> scores and rows
 
 
 def shaken(embeds: Tensor, count: int, noise: float = 0.5) -> Tensor:
@@ -36,14 +38,14 @@ def shaken(embeds: Tensor, count: int, noise: float = 0.5) -> Tensor:
     return torch.cat(blocks)
 
 
-def seconds_of(index: ImageIndex, queries: Tensor) -> tuple[float, float]:
+def seconds_of(nearest: Search, queries: Tensor) -> tuple[float, float]:
     """Seconds a query, one at a time and all at once."""
     started = time.perf_counter()
     for query in queries[:32]:
-        index.nearest(query.unsqueeze(0), 10)
+        nearest(query.unsqueeze(0), 10)
     alone = (time.perf_counter() - started) / 32
     started = time.perf_counter()
-    index.nearest(queries, 10)
+    nearest(queries, 10)
     return alone, (time.perf_counter() - started) / len(queries)
 
 
@@ -62,21 +64,23 @@ def measure(count: int) -> dict:
     index = ImageIndex(model, [str(row) for row in range(count)], shaken(pictures, count))
     exact = index.nearest(queries, 10)[1]
     rows = [{"kind": "torch", "build_s": 0.0, "recall": 1.0}]
-    rows[0]["alone_ms"], rows[0]["batch_ms"] = (1000 * s for s in seconds_of(index, queries))
+    rows[0]["alone_ms"], rows[0]["batch_ms"] = (
+        1000 * s for s in seconds_of(index.nearest, queries)
+    )
     for kind, efforts in {
         "flat": (0,),
         "ivf": (4, 16, 64, 256),
         "hnsw": (16, 64, 128, 512),
     }.items():
         before, started = resident_mib(), time.perf_counter()
-        nearest = faiss_neighbours(index.embeds, kind)
+        found = faiss_neighbours(index.embeds, kind)
         built, extra = time.perf_counter() - started, resident_mib() - before
         for effort in efforts:
-            index._neighbours = functools.partial(nearest, effort=effort)
+            nearest = functools.partial(found, effort=effort)
             row = {"kind": kind, "effort": effort, "build_s": built, "extra_mib": extra}
-            is_hit = (index.nearest(queries, 10)[1].unsqueeze(2) == exact.unsqueeze(1)).any(dim=2)
+            is_hit = (nearest(queries, 10)[1].unsqueeze(2) == exact.unsqueeze(1)).any(dim=2)
             row["recall"] = is_hit.double().mean().item()
-            row["alone_ms"], row["batch_ms"] = (1000 * s for s in seconds_of(index, queries))
+            row["alone_ms"], row["batch_ms"] = (1000 * s for s in seconds_of(nearest, queries))
             rows.append(row)
             print(json.dumps(row), flush=True)
     return {

@@ -1,4 +1,4 @@
-"""What it is worth that a process keeps freed tensors (distilclip/memory.py), on a CPU.
+"""What it is worth that a process keeps freed tensors (distilclip/runs/memory.py), on a CPU.
 
     python benchmarks/freed_memory.py
 
@@ -21,7 +21,7 @@ import torch
 from systems import SMALL, Sizes, build_distilclip, save_random_text
 from timing import print_table, run
 
-from distilclip import train
+import distilclip.training as training
 
 STEPS = 4
 
@@ -29,7 +29,7 @@ STEPS = 4
 def measure_one(kept: bool, small: bool) -> list[float]:
     """Seconds and page faults a step, and MiB at the peak, in this process."""
     if not kept:
-        sys.modules[train.__module__].keep_freed_memory = lambda: None
+        training.keep_freed_memory = lambda: None
     sizes = SMALL if small else Sizes()
     with tempfile.TemporaryDirectory() as folder:
         save_random_text(Path(folder), sizes)

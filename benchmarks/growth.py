@@ -36,7 +36,7 @@ from timing import print_table, run
 
 from distilclip import DistilCLIP, DistilCLIPConfig, ImageIndex, TrainConfig, ViTConfig, load_pairs
 from distilclip.data import seeded
-from distilclip.train import prepare_data, start_run, train_step
+from distilclip.training import StepInputs, prepare_data, start_run, train_step
 
 Action = Callable[[], object]  # what is timed, after everything before it is ready
 TINY = {"dim": 24, "depth": 1}  # a ViT with hardly any work
@@ -81,19 +81,18 @@ def training(text: Path, batch_size: int, tokens: int = 0, **shape: int) -> Acti
     )
     training_run, generator = start_run(config, CPU), seeded(0)
     pictures = (batch_size, 3, config.image_size, config.image_size)
-    inputs = {
-        "pixels": torch.randint(256, pictures, dtype=torch.uint8, generator=generator),
-        "flip": torch.zeros(batch_size, dtype=torch.bool),
-    }
+    pixels = torch.randint(256, pictures, dtype=torch.uint8, generator=generator)
+    flip = torch.zeros(batch_size, dtype=torch.bool)
     encoder = training_run.model.text
     if tokens:
         words = encoder.model.config.vocab_size
-        inputs["input_ids"] = torch.randint(words, (batch_size, tokens), generator=generator)
-        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        input_ids = torch.randint(words, (batch_size, tokens), generator=generator)
+        captions = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
     else:
-        inputs["features"] = torch.randn(batch_size, encoder.dim, generator=generator)
+        captions = {"features": torch.randn(batch_size, encoder.dim, generator=generator)}
+    inputs = StepInputs(pixels, flip, captions, "tokens" if tokens else "features")
     positives = torch.eye(batch_size, dtype=torch.bool)
-    return lambda: train_step(training_run, inputs, positives, config)
+    return lambda: train_step(training_run, inputs, positives)
 
 
 def batch_step(size: int, place: Path, small: bool) -> Action:

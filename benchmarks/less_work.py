@@ -34,8 +34,8 @@ from systems import save_random_text
 from timing import arguments, commit, print_bars, print_table
 
 from distilclip import TrainConfig, train
-from distilclip.files import write_text
-from distilclip.settings import PRESETS
+from distilclip.runs.settings import PRESETS
+from distilclip.storage.files import write_text
 
 RESULTS = Path(__file__).parents[1] / "book/results/less_work.json"
 EPOCHS = 20

@@ -23,10 +23,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from distilclip import TrainConfig, load_pairs
-from distilclip.checkpoint import new_epoch
 from distilclip.data import seeded
 from distilclip.loss import contrastive_loss
-from distilclip.train import (
+from distilclip.runs.checkpoint import new_sums
+from distilclip.training import (
     autocast,
     draw_batch,
     picture_size,
@@ -53,9 +53,9 @@ def measure(options: argparse.Namespace) -> dict:
     learning = [p for p in model.parameters() if p.requires_grad]
 
     def whole_loop(epoch: int) -> None:
-        training.epoch, training.step = new_epoch(), epoch * STEPS
+        training.sums, training.step = new_sums(), epoch * STEPS
         with tqdm(total=STEPS, file=io.StringIO()) as bar:
-            train_epoch(training, data, config, epoch, bar, save=lambda: None)
+            train_epoch(training, data, epoch, bar, save=lambda: None)
 
     def bare(pixels: Tensor, with_optimiser: bool) -> None:
         model.train()
@@ -64,7 +64,7 @@ def measure(options: argparse.Namespace) -> dict:
             optimizer.zero_grad()
             with autocast(pixels.device, training.precision):
                 image_embeds = model.embed_image(pixels, any_size=True)
-                text_embeds = model.embed_text_features(inputs["features"])
+                text_embeds = model.embed_text_features(inputs.captions["features"])
             contrastive_loss(image_embeds, text_embeds, model.logit_scale, positives).backward()
             if with_optimiser:
                 torch.nn.utils.clip_grad_norm_(learning, config.clip_gradient)
@@ -74,13 +74,13 @@ def measure(options: argparse.Namespace) -> dict:
         for step in range(STEPS):
             rows = torch.arange(step * config.batch_size, (step + 1) * config.batch_size)
             drawn, _ = draw_batch(data, rows, step, config, model.tokenize)
-            pixels, generator = shrink(drawn["pixels"], size), seeded(config.seed, 3, step, 0, 0)
-            model.normalise(views(pixels, drawn["flip"], config, generator))
+            pixels, generator = shrink(drawn.pixels, size), seeded(config.seed, 3, step, 0, 0)
+            model.normalise(views(pixels, drawn.flip, config, generator))
 
     actions, stages = {}, {}
     for stage, epoch in (("small", 0), ("whole", config.epochs - 1)):
         size = picture_size(config, config.model_config().vision, epoch)
-        pixels = model.normalise(shrink(inputs["pixels"], size))
+        pixels = model.normalise(shrink(inputs.pixels, size))
         stages[stage] = {
             BARE: partial(bare, pixels, with_optimiser=False),
             "with AdamW": partial(bare, pixels, with_optimiser=True),

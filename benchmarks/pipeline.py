@@ -43,9 +43,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from distilclip import TrainConfig, load_pairs
-from distilclip.data import TrainingPairs, decode_pixels, normalise_pixels, pixels_of, seeded
-from distilclip.memory import keep_freed_memory
-from distilclip.train import views
+from distilclip.data import TrainingPairs, decode_pixels, seeded
+from distilclip.runs.memory import keep_freed_memory
+from distilclip.storage.pictures import normalise_pixels, pixels_of
+from distilclip.training import views
 
 HALF = (0.5, 0.5, 0.5)
 Way = Callable[[], None]  # an epoch

@@ -12,7 +12,6 @@ the plain path.
 
 import argparse
 import contextlib
-import importlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ from timing import print_bars, print_table, run
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import AdamW
 
+import distilclip.training as training
 from distilclip import TrainConfig, train
 
 STEPS, WINDOW = 200, 20
@@ -39,8 +39,7 @@ def plain_adamw(*arguments, fused: bool | None = None, **named) -> AdamW:
 @contextlib.contextmanager
 def plain_kernels() -> Iterator[None]:
     """Attention and AdamW in their plain forms."""
-    module = importlib.import_module("distilclip.train")
-    with sdpa_kernel(SDPBackend.MATH), patch.object(module, "AdamW", plain_adamw):
+    with sdpa_kernel(SDPBackend.MATH), patch.object(training, "AdamW", plain_adamw):
         yield
 
 
@@ -50,8 +49,7 @@ class StepsDoneError(Exception):
 
 def curve(settings: dict, seed: int, fast: bool, steps: int) -> list[float]:
     """The loss of each of the first `steps` steps."""
-    module, losses = importlib.import_module("distilclip.train"), []
-    train_step = module.train_step
+    losses, train_step = [], training.train_step
 
     def recorded(*arguments) -> float:
         if len(losses) == steps:
@@ -62,7 +60,7 @@ def curve(settings: dict, seed: int, fast: bool, steps: int) -> list[float]:
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         if not fast:
             stack.enter_context(plain_kernels())
-        stack.enter_context(patch.object(module, "train_step", recorded))
+        stack.enter_context(patch.object(training, "train_step", recorded))
         stack.enter_context(contextlib.suppress(StepsDoneError))
         precision = "bfloat16" if fast else "float32"
         train(TrainConfig(out=f"{folder}/run", seed=seed, precision=precision, **settings))

@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distilclip.files import write_text
 from distilclip.search import retrieval_metrics
+from distilclip.storage.files import write_text
 
 
 def product(left: Tensor, right: Tensor, rows: int, columns: int) -> float:

@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from distilclip.files import write_text
+from distilclip.storage.files import write_text
 
 HERE = Path(__file__).parent
 BENCHMARKS = (

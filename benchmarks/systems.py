@@ -45,11 +45,12 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import logging as transformers_logging
 
-from distilclip.data import TrainingPairs, decode_pixels, normalise_pixels, seeded
-from distilclip.scenes import draw_scenes
-from distilclip.settings import TrainConfig
-from distilclip.text import _resolve_text_name
-from distilclip.train import draw_batch, prepare_data, start_run, train_step
+from distilclip.data import TrainingPairs, decode_pixels, seeded
+from distilclip.runs.settings import TrainConfig
+from distilclip.sources.scenes import draw_scenes
+from distilclip.storage.pictures import normalise_pixels
+from distilclip.storage.weights import find_text_weights
+from distilclip.training import draw_batch, prepare_data, start_run, train_step
 
 transformers_logging.disable_progress_bar()
 CPU = torch.device("cpu")
@@ -87,7 +88,7 @@ def save_random_text(folder: Path, sizes: Sizes) -> None:
         n_heads=sizes.text_heads,
     )
     DistilBertModel(config).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(_resolve_text_name("minilm")[0]).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(find_text_weights("minilm")[0]).save_pretrained(folder)
 
 
 def scenes(sizes: Sizes) -> datasets.Dataset:
@@ -128,8 +129,8 @@ class OurSteps:
             inputs, positives = draw_batch(
                 data, next(rows), run.step, self.config, run.model.tokenize
             )
-            train_step(run, inputs, positives, self.config)
-            mask = inputs.get("attention_mask", torch.ones(1))
+            train_step(run, inputs, positives)
+            mask = inputs.captions.get("attention_mask", torch.ones(1))
             return 1 - mask.float().mean().item()
 
         return step

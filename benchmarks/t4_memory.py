@@ -28,9 +28,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import DistilBertConfig, DistilBertModel
 
 from distilclip import DistilCLIP, DistilCLIPConfig, TextEncoder, ViTConfig
-from distilclip.data import normalise_pixels
-from distilclip.files import write_text
 from distilclip.loss import contrastive_loss
+from distilclip.storage.files import write_text
+from distilclip.storage.pictures import normalise_pixels
 
 GIB = 2**30
 # Of the CPU, which stands in: the first that can be had of each list.

@@ -25,7 +25,6 @@ the threads, so that other work on the machine takes none of them.
 """
 
 import argparse
-import importlib
 import statistics
 import tempfile
 from collections.abc import Sequence
@@ -40,6 +39,7 @@ from systems import save_random_text
 from timing import arguments, print_bars, print_table, run
 from torch import Tensor
 
+import distilclip.training as training
 from distilclip import TrainConfig, train
 from distilclip.data import augment
 
@@ -82,7 +82,7 @@ SMALL = {"dim": 32, "depth": 1, "num_heads": 1, "image_size": 16, "patch_size": 
 
 
 def crops(pixels: Tensor, flip: Tensor, config: TrainConfig, generator: torch.Generator) -> Tensor:
-    """Views of 90 to 100 % of each picture, in the place of `distilclip.train.views`."""
+    """Views of 90 to 100 % of each picture, in the place of `distilclip.training.views`."""
     if not config.augmentation:
         return pixels
     return augment(pixels, generator, shift=0.025, scale=0.05, turn=0, colour=0, grey=0)
@@ -110,7 +110,7 @@ def measure(options: argparse.Namespace) -> dict:
 def compare(sizes: dict, goal: float, epochs: int, seeds: Sequence[int]) -> dict:
     """With each seed: raise our epochs until the goal is reached; a peer gets twice that time."""
     runs = {name: [] for name in (OURS, *PEERS)}
-    views = patch.object(importlib.import_module("distilclip.train"), "views", crops)
+    views = patch.object(training, "views", crops)
     for seed in seeds:
         time_needed = search(sizes | SHORT, goal, epochs, seed, runs[OURS])
         for name, recipe in PEERS.items():

@@ -19,7 +19,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all weights here are random: not
 import torch
 from peers import FOLDER as PEERS
 
-from distilclip.files import write_text
+from distilclip.storage.files import write_text
 
 PACKAGES = ("distilclip", "torch", "transformers", "open-clip-torch", "timm", "datasets")
 

@@ -12,7 +12,6 @@ of one large product of square matrices.
 import argparse
 import contextlib
 import functools
-import importlib
 import statistics
 import tempfile
 import time
@@ -29,9 +28,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers.models.distilbert.modeling_distilbert import FFN, DistilBertSelfAttention
 
+import distilclip.training as training
 from distilclip import TrainConfig
 from distilclip.attention import MultiHeadAttention
-from distilclip.checkpoint import Run
+from distilclip.runs.checkpoint import Run
 from distilclip.vit import MLP
 
 PARTS = {
@@ -89,12 +89,11 @@ def watched(run: Run) -> Iterator[Stopwatch]:
             hooks.append(module.register_full_backward_hook(stop))
     hooks.append(run.optimizer.register_step_pre_hook(call(watch.start, "optimiser")))
     hooks.append(run.optimizer.register_step_post_hook(call(watch.stop, "optimiser")))
-    module = importlib.import_module("distilclip.train")  # the package's `train` is the function
     with contextlib.ExitStack() as stack:
         for place, name in (
             (systems, "draw_batch"),  # captions drawn and tokenised, pixels gathered
-            (module, "views"),
-            (module, "normalise_pixels"),
+            (training, "views"),
+            (training, "normalise_pixels"),
         ):
             timed = watch.timed(getattr(place, name), "data")
             stack.enter_context(patch.object(place, name, timed))

@@ -1,21 +1,30 @@
-"""What several tests share: small models with random weights, and no network."""
+"""What several tests share: small models and data, runs to read, and no network."""
 
 import gc
+import json
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
+from PIL import Image, ImageDraw
+from samples import COLOURS
 from transformers import AutoTokenizer, DistilBertConfig, DistilBertModel
 
+from distilclip.data import load_pairs
 from distilclip.model import DistilCLIP, DistilCLIPConfig
-from distilclip.text import TextEncoder, _resolve_text_name
+from distilclip.runs.settings import TrainConfig
+from distilclip.storage.weights import find_text_weights
+from distilclip.text import TextEncoder
 from distilclip.vit import ViTConfig
 
 # The files that take longest, which begin first: two workers then end at about the same time.
-LONGEST = ["08_train", "10_explain", "test_faults", "06_model", "09_search", "test_train", "03_vit"]
-LONGEST += ["test_search_page", "11_scale", "04_text", "test_share", "12_share"]
+LONGEST = [
+    *("08_train", "10_explain", "test_faults", "06_model", "09_search", "03_vit"),
+    *("test_build_search_page", "11_scale", "04_text", "test_export", "13_export", "test_scale"),
+    *("test_checkpoint", "test_training", "test_mirror", "12_share"),
+]
 
 
 def pytest_collection_modifyitems(items):
@@ -36,7 +45,7 @@ def pytest_collection():
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    return AutoTokenizer.from_pretrained(_resolve_text_name("minilm")[0])
+    return AutoTokenizer.from_pretrained(find_text_weights("minilm")[0])
 
 
 @pytest.fixture
@@ -74,3 +83,101 @@ def tiny_text(tmp_path_factory, tokenizer):
 def own_cache(tmp_path_factory, monkeypatch):
     """No test reads or writes the user's cache of indexes."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def emoji():
+    """The embedded data set."""
+    return load_pairs("emoji")
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of three pictures, and of what is none."""
+    folder = tmp_path / "pictures"
+    (folder / "deep").mkdir(parents=True)
+    for name, colour in (("red.png", "red"), ("deep/blue.jpg", "blue"), ("green.webp", "green")):
+        Image.new("RGB", (30, 50), colour).save(folder / name)
+    (folder / "notes.txt").write_text("not a picture")
+    (folder / ".hidden.png").write_text("not a picture either")
+    return folder
+
+
+# Runs: sixty-four pictures to train on, and what a run leaves behind
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory):
+    """Sixty-four real pictures: eight colours, eight places, captions that say both."""
+    folder = tmp_path_factory.mktemp("shapes")
+    for number, colour in enumerate(COLOURS):
+        for place in range(8):
+            image = Image.new("RGB", (32, 32), "white")
+            x, y = 2 + 8 * (place % 4), 4 + 14 * (place // 4)
+            ImageDraw.Draw(image).rectangle((x, y, x + 6, y + 8), fill=colour)
+            image.save(folder / f"{number}{place}.png")
+            words = (
+                f"a {colour} box in column {place % 4} of the {'top' if place < 4 else 'bottom'}"
+            )
+            (folder / f"{number}{place}.txt").write_text(f"{words}\n{colour} {words}\n")
+    return folder
+
+
+@pytest.fixture
+def config(shapes, tiny_text):
+    """A short run on the shapes with a small model and a random text encoder."""
+
+    def make(out, **changes):
+        settings = {
+            "data": str(shapes),
+            "text_model": str(tiny_text),
+            "image_size": 32,
+            "patch_size": 8,
+            "dim": 32,
+            "depth": 2,
+            "num_heads": 2,
+            "embed_dim": 32,
+            "patch_dropout": 0.0,
+            "epochs": 3,
+            "batch_size": 16,
+            "lr": 2e-3,
+            "text_projection_lr": 2e-3,
+            "augmentation": 0.0,
+            "precision": "float32",
+            "evaluations": 3,
+        }
+        return TrainConfig(out=str(out), **(settings | changes))
+
+    return make
+
+
+@pytest.fixture(params=["with text weights", "text by name"])
+def saved(request, tiny_text, tmp_path):
+    """A folder that save_pretrained wrote, with and without the text encoder in it."""
+    torch.manual_seed(1)
+    vision = ViTConfig(image_size=32, patch_size=8, dim=32, depth=2, num_heads=4)
+    config = DistilCLIPConfig(
+        vision=vision,
+        text_model=str(tiny_text),
+        embed_dim=16,
+        image_mean=(0.4, 0.5, 0.6),
+        image_pool="mean",
+    )
+    DistilCLIP(config).save_pretrained(tmp_path, request.param == "with text weights")
+    return tmp_path
+
+
+@pytest.fixture
+def recorded_run(saved):
+    """A run's folder, with records that no other test or text knows."""
+    settings = {"data": "emoji", "preset": "cpu", "seed": 7, "lr": 0.003, "batch_size": 12}
+    lines = [
+        {"kind": "epoch", "epoch": 1, "loss": 3.5, "seconds": 60.0},
+        {"kind": "evaluation", "split": "validation", "t2i_r1": 0.999, "i2t_r1": 0.999},
+        {"kind": "epoch", "epoch": 2, "loss": 2.125, "seconds": 90.0},
+        {"kind": "final", "split": "validation", "t2i_r1": 0.25, "i2t_r1": 0.125},
+        {"kind": "final", "split": "test", "t2i_r1": 0.0625, "i2t_r1": 0.3333333, "step": 9},
+    ]
+    (saved / "train_config.json").write_text(json.dumps(settings))
+    (saved / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    return saved

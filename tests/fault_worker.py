@@ -13,11 +13,12 @@ import sys
 import time
 from pathlib import Path
 
+import safetensors.torch
 import torch
 
-import distilclip.checkpoint as checkpoint
-import distilclip.files as files
-import distilclip.watch as watch
+import distilclip.runs.checkpoint as checkpoint
+import distilclip.runs.watch as watch
+import distilclip.training as training
 from distilclip import TrainConfig, train
 
 SETTINGS = {
@@ -42,7 +43,7 @@ SETTINGS = {
 STEPS = 9  # three epochs of three batches
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["distilclip.train", "torch.utils.data"])
+CONTEXT.set_forkserver_preload(["distilclip.training", "torch.utils.data"])
 
 
 def configure(data: Path, text: Path, out: Path, **changes) -> TrainConfig:
@@ -162,7 +163,7 @@ def interrupt_twice(at: int) -> None:
 
 def half_a_file(at: int) -> None:
     """Kill with a half-written file."""
-    original, calls = files.save_file, []
+    original, calls = safetensors.torch.save_file, []
 
     def save_file(tensors, file, metadata):
         original(tensors, file, metadata)
@@ -171,7 +172,7 @@ def half_a_file(at: int) -> None:
             os.truncate(file, os.path.getsize(file) // 2)
             kill()
 
-    files.save_file = save_file
+    safetensors.torch.save_file = save_file
 
 
 def small_disk(at: int) -> None:
@@ -204,10 +205,7 @@ def clock_backwards(at: int) -> None:
 
 def broken_gradient(at: int) -> None:
     """At step `at`, the loss is a number, but its gradient is none."""
-    import sys
-
-    train_module, calls = sys.modules["distilclip.train"], []
-    original = train_module.contrastive_loss
+    original, calls = training.contrastive_loss, []
 
     def loss(images, texts, scale, positives):
         calls.append(1)
@@ -215,7 +213,7 @@ def broken_gradient(at: int) -> None:
         # The square root of zero is fine; its slope is infinite.
         return value + ((images * 0).sum() ** 0.5 if len(calls) == at else 0)
 
-    train_module.contrastive_loss = loss
+    training.contrastive_loss = loss
 
 
 def hang(at: int) -> None:

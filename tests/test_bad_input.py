@@ -40,12 +40,14 @@ from distilclip import (
     train,
     zero_shot_classify,
 )
-from distilclip.cli import main
-from distilclip.data import decode_pixels, pixels_of, square, to_rgb
-from distilclip.hub import find_file, network_is_missing, offline_without_network
-from distilclip.index_files import read_picture
+from distilclip.command.cli import main
+from distilclip.data import decode_pixels
 from distilclip.search import evaluate_retrieval
-from distilclip.sources import SPLITS, clean_captions, decode_image, is_visible, load_hub
+from distilclip.sources.captions import clean_captions, is_visible
+from distilclip.sources.hub import load_hub
+from distilclip.sources.splits import SPLITS
+from distilclip.storage.hub import find_file, network_is_missing, offline_without_network
+from distilclip.storage.pictures import decode_image, pixels_of, read_picture, square, to_rgb
 
 FEW = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -836,7 +838,7 @@ def test_whatever_ends_a_command_is_said_in_one_line(error, status, said, monkey
     def fail(_):
         raise error
 
-    monkeypatch.setattr("distilclip.cli.run_evaluate", fail)
+    monkeypatch.setattr("distilclip.command.cli.run_evaluate", fail)
     assert main(["evaluate", "run"]) == status
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert said in line
@@ -987,7 +989,7 @@ def test_a_slow_network_is_a_network(online, monkeypatch):
 @example(query="<b>")
 @example(query="\udce9")
 def test_any_query_is_answered_or_refused(query, small_model, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr("distilclip.cli.load_run", lambda name: small_model)
+    monkeypatch.setattr("distilclip.command.cli.load_run", lambda name: small_model)
     folder = captioned(tmp_path / "pictures", {}, count=3)
     try:
         status = main(

@@ -1,231 +1,22 @@
-"""Every source gives the same columns, captions keep their owners, and bad input is named."""
+"""Pictures are decoded once and kept, captions keep their owners, and views are seeded."""
 
-import csv
 import errno
-import json
-import multiprocessing
 import os
 import signal
 from collections import Counter
 
 import datasets
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from child_processes import in_processes
 from PIL import Image
+from samples import folder_of, picture
 
 from distilclip import augment, load_pairs
-from distilclip.data import (
-    TrainingPairs,
-    decode_pixels,
-    normalise_pixels,
-    pixels_of,
-    restyle,
-    seeded,
-    square,
-    to_rgb,
-)
-from distilclip.scenes import HELD_OUT, draw_scenes
-from distilclip.sources import load_scenes, with_all_splits
-
-COLUMNS = {"image", "captions", "image_id"}
-
-
-def picture(path, colour="red", size=(20, 30)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, colour).save(path)
-    return path
-
-
-def folder_of(path, count=12):
-    for number in range(count):
-        picture(path / f"p{number}.png", (20 * number, 0, 0))
-        (path / f"p{number}.txt").write_text(f"picture {number}\nanother of {number}\n")
-    return path
-
-
-# The embedded data set
-
-
-@pytest.fixture(scope="module")
-def emoji():
-    return load_pairs("emoji")
-
-
-def test_emoji_has_real_pictures_and_captions(emoji):
-    assert set(emoji) == {"train", "validation", "test", "test_concepts"}
-    assert COLUMNS | {"style", "emoji"} <= set(emoji["train"].column_names)
-    row = emoji["test"][0]
-    assert row["image"].size == (64, 64) and row["image"].mode == "RGB"
-    assert np.asarray(row["image"]).std() > 10
-    for split in emoji.values():
-        assert all(2 <= len(c) <= 5 and all(map(str.strip, c)) for c in split["captions"])
-        assert len(set(split["image_id"])) == len(split)
-
-
-def test_emoji_styles_do_not_leak(emoji):
-    styles = {"noto", "twemoji", "openmoji", "blob", "emojione"}
-    assert set(emoji["train"]["style"]) == styles
-    assert set(emoji["test"]["style"]) == set(emoji["test_concepts"]["style"]) == {"fluent"}
-    assert set(emoji["test"]["emoji"]) <= set(emoji["train"]["emoji"])
-    train = set(zip(emoji["train"]["emoji"], emoji["train"]["style"], strict=True))
-    assert train.isdisjoint(
-        zip(emoji["validation"]["emoji"], emoji["validation"]["style"], strict=True)
-    )
-
-
-def test_emoji_concepts_do_not_leak(emoji):
-    seen = set(emoji["train"]["emoji"]) | set(emoji["validation"]["emoji"])
-    unseen = set(emoji["test_concepts"]["emoji"])
-    assert len(unseen) > 100 and unseen.isdisjoint(seen)
-    said = {text for texts in emoji["train"]["captions"] for text in texts}
-    assert said.isdisjoint(t for texts in emoji["test_concepts"]["captions"] for t in texts)
-
-
-def test_emoji_captions_belong_to_one_concept(emoji):
-    owner = {}
-    for split in emoji.values():
-        for character, captions in zip(split["emoji"], split["captions"], strict=True):
-            for text in captions:
-                assert owner.setdefault(text, character) == character
-
-
-# Scenes
-
-
-def test_scenes_are_seeded_and_described():
-    first, again = load_scenes(20, 5), load_scenes(20, 5)
-    for split in first:
-        assert first[split]["captions"] == again[split]["captions"]
-        assert all(len(set(captions)) == 5 for captions in first[split]["captions"])
-    image, other = (np.asarray(s["train"][3]["image"]) for s in (first, again))
-    assert (image == other).all()
-    assert load_scenes(20, 5, seed=1)["train"]["captions"] != first["train"]["captions"]
-
-
-def test_held_out_combinations_are_only_in_their_split():
-    for split, rows in load_scenes(300, 60).items():
-        for first, second in zip(rows["first"], rows["second"], strict=True):
-            held = {tuple(name.split()[1:]) for name in (first, second)} & HELD_OUT
-            assert bool(held) == (split == "test_combinations")
-
-
-def test_a_scene_shows_what_it_says():
-    colour = {"red": (214, 39, 40), "blue": (31, 90, 200)}
-    for row in load_scenes(400, 1)["train"]:
-        names = row["first"].split()[1], row["second"].split()[1]
-        if set(names) != {"red", "blue"}:
-            continue
-        pixels = np.asarray(row["image"]).astype(int)
-        axis = 1 if row["relation"] == "left of" else 0
-        places = [
-            np.argwhere(abs(pixels - colour[name]).sum(-1) < 20)[:, axis].mean() for name in names
-        ]
-        assert places[0] < places[1]
-
-
-# Folders
-
-
-def test_drawn_splits_are_a_tenth_each():
-    """Of 3,000 ids, and whichever of the two splits is missing; binomial, so 300 ± 50."""
-    ids = [f"p{n}.png" for n in range(3000)]
-    whole = datasets.Dataset.from_dict({"image_id": ids})
-    both = with_all_splits(datasets.DatasetDict(train=whole), "x")
-    assert all(250 < len(both[split]) < 350 for split in ("validation", "test"))
-    assert sorted(name for rows in both.values() for name in rows["image_id"]) == sorted(ids)
-    one = with_all_splits(datasets.DatasetDict(train=whole, test=both["test"]), "x")
-    assert list(one["validation"]["image_id"]) == list(both["validation"]["image_id"])
-    none = with_all_splits(datasets.DatasetDict(both), "x")
-    assert {split: len(rows) for split, rows in none.items()} == {s: len(both[s]) for s in both}
-
-
-def test_a_folder_with_text_files(tmp_path):
-    pairs = load_pairs(folder_of(tmp_path / "a" / "b").parent)
-    assert all(map(len, pairs.values())) and len(pairs["train"]) >= 6
-    ids = [i for split in pairs.values() for i in split["image_id"]]
-    assert sorted(ids) == sorted(f"b/p{n}.png" for n in range(12))
-    row = pairs["train"][0]
-    assert set(row) == COLUMNS and row["image"].size == (20, 30)
-    number = row["image_id"][3:-4]
-    assert row["captions"] == [f"picture {number}", f"another of {number}"]
-    assert load_pairs(tmp_path / "a")["test"]["image_id"] == pairs["test"]["image_id"]
-
-
-@pytest.mark.parametrize("kind", ["csv", "jsonl"])
-def test_a_folder_with_metadata_and_splits(tmp_path, kind):
-    for split in ("train", "validation", "test"):
-        rows = [
-            {"file_name": "x/1.png", "text": "one, two"},
-            {"file_name": "2.png", "text": "three"},
-        ]
-        for row in rows:
-            picture(tmp_path / split / row["file_name"])
-        if kind == "csv":
-            with open(tmp_path / split / "metadata.csv", "w", newline="") as file:
-                writer = csv.DictWriter(file, ["file_name", "text"])
-                writer.writeheader()
-                writer.writerows(rows)
-        else:
-            lines = "\n".join(json.dumps(row) for row in rows)
-            (tmp_path / split / "metadata.jsonl").write_text(lines)
-    pairs = load_pairs(tmp_path)
-    assert pairs["test"]["captions"] == [["one, two"], ["three"]]
-    assert pairs["test"]["image_id"] == ["test/x/1.png", "test/2.png"]
-
-
-def test_metadata_with_several_captions(tmp_path):
-    rows = [{"file_name": f"{n}.png", "captions": ["a", f"b {n}"]} for n in range(4)]
-    for row in rows:
-        picture(tmp_path / row["file_name"])
-    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert load_pairs(tmp_path)["train"][0]["captions"][0] == "a"
-
-
-BAD_METADATA = [
-    ("file_name,text\n../secret.png,no\n", ValueError, "lies outside"),
-    ("file_name,text\nabsent.png,no\n", FileNotFoundError, "does not exist"),
-    ("file_name,text\np0.png,\n", ValueError, "Empty caption: entry 1"),
-    ("file_name,title\np0.png,no\n", ValueError, "No caption in entry 1"),
-    ("name,text\np0.png,no\n", ValueError, "No file_name in entry 1"),
-]
-
-
-@pytest.mark.parametrize(("text", "error", "message"), BAD_METADATA)
-def test_bad_metadata_is_named(tmp_path, text, error, message):
-    picture(tmp_path / "secret.png")
-    folder = folder_of(tmp_path / "pictures")
-    (folder / "metadata.csv").write_text(text)
-    with pytest.raises(error, match=message):
-        load_pairs(folder)
-
-
-def test_metadata_must_be_utf8(tmp_path):
-    folder = folder_of(tmp_path)
-    (folder / "metadata.csv").write_bytes(b"file_name,text\np0.png,caf\xe9\n")
-    with pytest.raises(ValueError, match="is not UTF-8"):
-        load_pairs(folder)
-
-
-def test_an_empty_folder_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="No captioned pictures"):
-        load_pairs(tmp_path)
-
-
-def test_a_picture_without_captions_is_refused(tmp_path):
-    folder = folder_of(tmp_path)
-    (folder / "p3.txt").unlink()
-    with pytest.raises(ValueError, match=r"p3\.png has no captions"):
-        load_pairs(folder)
-    (folder / "p3.txt").write_text(" \n")
-    with pytest.raises(ValueError, match="Empty caption"):
-        load_pairs(folder)
-
-
-def test_too_few_pictures_to_split_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="has 2 captioned pictures; at least 3"):
-        load_pairs(folder_of(tmp_path, 2))
+from distilclip.data import TrainingPairs, decode_pixels, restyle, seeded
+from distilclip.sources.scenes import draw_scenes
+from distilclip.storage.pictures import pixels_of, square
 
 
 @pytest.mark.parametrize("name", ["emojis", "./nowhere", "/nowhere/at/all", ""])
@@ -235,90 +26,7 @@ def test_unknown_sources_are_refused(name, tmp_path, monkeypatch):
         load_pairs(name)
 
 
-# The layouts of the Hub
-
-
-def test_the_layout_of_flickr8k(tmp_path):
-    (tmp_path / "data").mkdir()
-    for split, count in (("train", 6), ("validation", 2), ("test", 2)):
-        rows = {f"caption_{c}": [f"{split} {n} {c}" for n in range(count)] for c in range(5)}
-        rows["image"] = [Image.new("RGB", (50, 40), (n, 0, 0)) for n in range(count)]
-        datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image()).to_parquet(
-            tmp_path / "data" / f"{split}-00000-of-00001.parquet"
-        )
-    pairs = load_pairs(tmp_path)
-    assert [len(pairs[s]) for s in ("train", "validation", "test")] == [6, 2, 2]
-    assert set(pairs["train"].column_names) == COLUMNS
-    assert pairs["test"][1]["captions"] == [f"test 1 {c}" for c in range(5)]
-
-
-def test_the_layout_of_naruto(tmp_path):
-    (tmp_path / "data").mkdir()
-    rows = {
-        "image": [Image.new("RGB", (50, 40), (n, 0, 0)) for n in range(20)],
-        "text": [f"a man number {n}" for n in range(20)],
-    }
-    datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image()).to_parquet(
-        tmp_path / "data" / "train-00000-of-00001.parquet"
-    )
-    pairs = load_pairs(tmp_path)
-    assert all(map(len, pairs.values())) and len(pairs["train"]) >= 10
-    for split in pairs.values():
-        for row in split:
-            assert row["captions"] == [f"a man number {row['image'].getpixel((0, 0))[0]}"]
-    ids = [i for split in pairs.values() for i in split["image_id"]]
-    assert sorted(ids) == sorted(f"train/{n}" for n in range(20))  # each picture in one split
-    again = load_pairs(tmp_path)
-    assert all(again[s]["image_id"][:] == pairs[s]["image_id"][:] for s in pairs)
-
-
-@pytest.mark.parametrize(
-    ("name", "hub_id", "sizes"),
-    [
-        ("flickr8k", "jxie/flickr8k", [6, 3, 3]),
-        ("naruto", "lambda/naruto-blip-captions", [8, 1, 1]),
-        ("someone/anything", "someone/anything", [8, 1, 1]),
-    ],
-)
-def test_the_names_of_the_hub_sources(name, hub_id, sizes, monkeypatch):
-    def columns(count):
-        texts = [f"number {n}" for n in range(count)]
-        captions = (
-            {f"caption_{c}": texts for c in range(5)} if name == "flickr8k" else {"text": texts}
-        )
-        rows = {"image": [Image.new("RGB", (5, 5))] * count, **captions}
-        return datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
-
-    def on_the_hub(asked):
-        assert asked == hub_id
-        if name != "flickr8k":
-            return datasets.DatasetDict(train=columns(10))
-        return datasets.DatasetDict(train=columns(6), validation=columns(3), test=columns(3))
-
-    monkeypatch.setattr(datasets, "load_dataset", on_the_hub)
-    pairs = load_pairs(name)
-    assert [len(pairs[s]) for s in ("train", "validation", "test")] == sizes
-    assert all(len(c) == (5 if name == "flickr8k" else 1) for c in pairs["test"]["captions"])
-
-
 # Pixels
-
-
-def test_images_become_upright_rgb_on_white():
-    clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
-    assert to_rgb(clear).getpixel((0, 0)) == (255, 255, 255)
-    deep = Image.fromarray(np.full((4, 4), 65535, np.uint16))
-    assert to_rgb(deep).getpixel((0, 0)) == (255, 255, 255)
-    tall = Image.new("RGB", (2, 6), "red")
-    tall.getexif()[0x0112] = 6  # turned by a quarter
-    assert to_rgb(tall).size == (6, 2)
-    for mode in ("1", "L", "P", "CMYK", "LA", "F"):
-        assert to_rgb(Image.new(mode, (3, 3))).mode == "RGB"
-
-
-@pytest.mark.parametrize("size", [(1, 1), (2000, 3), (5, 900), (33, 32)])
-def test_any_size_becomes_a_square(size):
-    assert square(Image.new("RGB", size), 16).size == (16, 16)
 
 
 def test_decoding_once_equals_decoding_each_time(emoji, tmp_path):
@@ -392,17 +100,6 @@ def test_a_cache_holds_its_pixels_against_writers(tmp_path):
     expected = first.clone()
     first.zero_()  # a mapping of its own: neither the file nor another reader sees it
     assert torch.equal(decode_pixels(rows, 8, cache=tmp_path), expected)
-
-
-def in_processes(*tasks):
-    """Run each task in a forked process; their exit codes, negative for a signal."""
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=task) for task in tasks]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    return [process.exitcode for process in processes]
 
 
 def test_two_processes_may_fill_one_cache_at_once(tmp_path):
@@ -568,11 +265,3 @@ def test_shade_is_smooth_bounded_and_leaves_white_alone():
     assert 0.02 < light.abs().max() < 0.3
     assert light.diff(dim=-2).abs().max() < 0.06  # from one pixel to the next
     assert len({light[i].mean().item() for i in range(6)}) == 6
-
-
-def test_normalising_bytes_is_normalising_what_they_stand_for():
-    pixels = torch.arange(48, dtype=torch.uint8).view(1, 3, 4, 4) * 5
-    mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
-    expected = normalise_pixels(pixels.float() / 255, mean, std)
-    assert torch.equal(normalise_pixels(pixels, mean, std), expected)
-    assert pixels.dtype == torch.uint8 and pixels.max() == 235  # not changed themselves

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from samples import mix_modes, modes_of
 
 from distilclip import ViT
-from distilclip.data import TrainingPairs, pixels_of
+from distilclip.data import TrainingPairs
 from distilclip.explain import (
     attention_maps,
     attention_rollout,
@@ -33,7 +34,8 @@ from distilclip.explain import (
 )
 from distilclip.loss import contrastive_loss
 from distilclip.model import DistilCLIP, DistilCLIPConfig
-from distilclip.scenes import COLOURS, HELD_OUT, draw_scenes
+from distilclip.sources.scenes import COLOURS, HELD_OUT, draw_scenes
+from distilclip.storage.pictures import pixels_of
 from distilclip.vit import ViTConfig
 
 
@@ -148,6 +150,32 @@ def test_a_model_in_training_stays_in_training(any_model, pixels):
         occlusion(any_model, pixels, texts)
     assert (attention_maps(any_model.vision, pixels) == maps).all()
     assert any_model.vision.training and any_model.training and not any_model.text.training
+
+
+EXPLANATIONS = {
+    "attention_maps": lambda model, pixels, _: attention_maps(model.vision, pixels),
+    "occlusion": occlusion,
+    "patch_relevance": lambda *given: patch_relevance(*given, steps=2),
+    "deletion_curve": lambda *given: deletion_curve(*given, torch.rand(2, 4, 4), points=3),
+    "word_relevance": lambda model, pixels, texts: word_relevance(
+        model, "a cat", texts[0, : pixels.shape[-1] // 2]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXPLANATIONS)
+def test_every_part_keeps_its_mode_whatever_is_explained(any_model, pixels, name):
+    explain, texts = EXPLANATIONS[name], random_units(2)
+    modes = mix_modes(any_model)
+    explain(any_model, pixels, texts)
+    assert modes_of(any_model) == modes
+    with pytest.raises((ValueError, RuntimeError)):
+        explain(any_model, pixels[..., :16, :16], texts)
+    assert modes_of(any_model) == modes
+    any_model.train().text.eval()
+    modes = modes_of(any_model)
+    explain(any_model, pixels, texts)
+    assert modes_of(any_model) == modes
 
 
 def test_rollout_follows_its_definition():

@@ -17,19 +17,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import DistilBertConfig, DistilBertModel
 
-from distilclip import (
-    DistilCLIP,
-    DistilCLIPConfig,
-    ImageIndex,
-    TextEncoder,
-    ViTConfig,
-    checkpoint,
-    load_pairs,
-)
-from distilclip.checkpoint import STATE_FILE, hold_folder, read_state, uninterrupted
-from distilclip.cli import main
+from distilclip import DistilCLIP, DistilCLIPConfig, ImageIndex, TextEncoder, ViTConfig, load_pairs
+from distilclip.command.cli import main
+from distilclip.command.index_cache import folder_index
 from distilclip.data import decode_pixels
-from distilclip.index_cache import folder_index
+from distilclip.runs import checkpoint
+from distilclip.runs.checkpoint import STATE_FILE, hold_folder, read_state, uninterrupted
 
 
 @pytest.fixture(autouse=True)
@@ -390,22 +383,22 @@ def test_a_state_of_a_newer_version_is_refused(whole, config, tmp_path):
 
 def test_an_index_of_an_older_version_is_built_again(place, small_model, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("distilclip.index_files.INDEX_VERSION", 1)
-    assert folder_index(small_model, place / "data")[1].startswith("40 pictures: 40 embedded")
+    monkeypatch.setattr("distilclip.index.file.INDEX_VERSION", 1)
+    assert folder_index(small_model, place / "data").done.startswith("40 pictures: 40 embedded")
     (old,) = tmp_path.rglob("*.safetensors")
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(ValueError, match="is not an index of this version; build it again"):
         ImageIndex.load(small_model, old)
-    assert folder_index(small_model, place / "data")[1].startswith("40 pictures: 40 embedded")
-    assert folder_index(small_model, place / "data")[1].startswith("40 pictures: 0 embedded")
+    assert folder_index(small_model, place / "data").done.startswith("40 pictures: 40 embedded")
+    assert folder_index(small_model, place / "data").done.startswith("40 pictures: 0 embedded")
 
 
 def test_decoded_pictures_of_an_older_version_are_not_used(place, monkeypatch, tmp_path):
     rows = load_pairs(place / "data")["train"]
     expected = decode_pixels(rows, 8)
     with monkeypatch.context() as earlier:
-        earlier.setattr("distilclip.data.CACHE_VERSION", 0)
+        earlier.setattr("distilclip.data.PIXELS_VERSION", 0)
         earlier.setattr("distilclip.data.square", lambda _, size: Image.new("RGB", (size, size)))
         assert not decode_pixels(rows, 8, cache=tmp_path).any()
     (old,) = tmp_path.iterdir()
@@ -424,10 +417,10 @@ def test_a_picture_older_than_the_one_it_replaces_is_embedded_again(small_model,
     for colour, year in (("red", 2040), ("blue", 1990)):
         Image.new("RGB", (9, 9), colour).save(file)
         os.utime(file, ((year - 1970) * 31_556_952,) * 2)
-        index, done, problem = folder_index(small_model, file.parent)
-        assert done.startswith("1 pictures: 1 embedded") and problem is None
+        kept = folder_index(small_model, file.parent)
+        assert kept.done.startswith("1 pictures: 1 embedded") and kept.problem is None
         with Image.open(file) as image:
-            assert torch.allclose(index.embeds, small_model.encode_image(image), atol=1e-6)
+            assert torch.allclose(kept.index.embeds, small_model.encode_image(image), atol=1e-6)
 
 
 @pytest.mark.parametrize("trouble", ["a full disk", "a file in the way"])

@@ -7,6 +7,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from samples import mix_modes, modes_of
 
 from distilclip import DistilCLIP, DistilCLIPConfig, ViTConfig
 from distilclip.model import Projection
@@ -51,6 +52,30 @@ def test_encoding_one_by_one_or_together_is_the_same(small_model):
     texts = torch.cat([small_model.encode_text(text) for text in mixed])
     assert torch.allclose(small_model.encode_text(mixed, batch_size=2), texts, atol=1e-6)
     assert small_model.encode_text([]).shape == (0, 16)
+
+
+def freeze_text(model):
+    """As training has it where the text encoder does not learn."""
+    model.train().text.eval()
+    return modes_of(model)
+
+
+@pytest.mark.parametrize("freeze", [mix_modes, freeze_text])
+def test_every_part_keeps_its_mode_whatever_is_encoded(small_model, freeze):
+    image_embeds, text_embeds = small_model.encode_image(images()), small_model.encode_text(TEXTS)
+    modes = freeze(small_model)
+    assert torch.equal(small_model.encode_image(images()), image_embeds)
+    assert modes_of(small_model) == modes
+    assert torch.equal(small_model.encode_text(TEXTS), text_embeds)
+    assert modes_of(small_model) == modes
+    for encode, wrong in (
+        (small_model.encode_image, [*images(), None]),
+        (small_model.encode_image, torch.zeros(2, 3, 16, 16)),
+        (small_model.encode_text, [*TEXTS, None]),
+    ):
+        with pytest.raises(ValueError, match="Expected"):
+            encode(wrong)
+        assert modes_of(small_model) == modes
 
 
 def test_uint8_pixels_are_normalised_and_floats_are_not(small_model):
@@ -131,7 +156,7 @@ def test_a_save_that_fails_leaves_the_old_model(small_model, tmp_path, monkeypat
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("distilclip.files.save_file", full)
+    monkeypatch.setattr("safetensors.torch.save_file", full)
     with torch.no_grad():
         small_model.log_logit_scale.add_(1)
     with pytest.raises(OSError, match="No space left"):
@@ -186,7 +211,7 @@ def test_pretrained_eyes_at_another_size_are_saved_and_need_not_be_fetched_again
     )
     model = DistilCLIP(config, small_text).eval()
     assert model.config.vision.image_size == 48 and model.config.image_std == (0.5, 0.5, 0.5)
-    model.vision.requires_grad_(False)  # locked
+    model.vision.requires_grad_(False)  # frozen
     model.embed_image(torch.randn(2, 3, 48, 48)).sum().backward()
     assert model.vision.cls_token.grad is None
     assert model.image_projection.linear.weight.grad is not None

@@ -16,11 +16,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from distilclip import DistilCLIP, ImageIndex, TextEncoder, TrainConfig, ViT, train
-from distilclip.cli import main
+from distilclip.command.cli import main
 from distilclip.data import decode_pixels, load_pairs
 
 ROOT = Path(__file__).parents[1]
-PACKAGE = sorted((ROOT / "distilclip").glob("*.py"))
+PACKAGE = sorted((ROOT / "distilclip").rglob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -67,7 +67,9 @@ def dangers(source):
     return found
 
 
-@pytest.mark.parametrize("path", [*PACKAGE, *NOTEBOOKS], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [*PACKAGE, *NOTEBOOKS], ids=lambda path: path.relative_to(ROOT).as_posix()
+)
 def test_no_code_can_run_what_it_loads(path):
     assert not dangers(code_of(path))
 
@@ -206,7 +208,7 @@ HOSTILE = [
 
 def search_page(model, folder, query, monkeypatch):
     """The parsed page that the command writes for a query."""
-    monkeypatch.setattr("distilclip.cli.load_run", lambda name: model)
+    monkeypatch.setattr("distilclip.command.cli.load_run", lambda name: model)
     page = folder.parent / "page.html"
     assert main(["search", "-k", "50", "--html", str(page), "--", "run", query, str(folder)]) == 0
     tags = Tags()

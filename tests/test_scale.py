@@ -211,7 +211,7 @@ def test_autocast_around_or_inside_the_encoder(inside):
         assert (found[name] - gradient).abs().max().item() <= 0.05 * size + 1e-5, name
 
 
-def test_a_locked_side_gets_no_gradient():
+def test_a_frozen_side_gets_no_gradient():
     model, batches = worker.small_clip(), micro_batches(worker.pairs(), 4)
     model.text.requires_grad_(False)
     model.text_projection.requires_grad_(False)
@@ -237,6 +237,20 @@ def test_another_loss_brings_its_own_parameter():
     )
     assert abs(cached - value).item() < EXACT
     assert largest_difference(worker.gradients(model) | {"bias": bias.grad}, expected) < EXACT
+
+
+def test_a_loss_may_look_at_one_side_only():
+    model, batches = worker.small_clip(), micro_batches(worker.pairs(), 4)
+
+    def loss(image_embeds, text_embeds, logit_scale, positives):
+        return logit_scale * image_embeds.sum()
+
+    _, expected = whole_batch(model, batches, None, loss)
+    model.zero_grad()
+    cached_contrastive_backward(worker.encoder(model), batches, model.logit_scale, loss=loss)
+    found = worker.gradients(model)
+    assert not any(found.pop(name).any() for name in found.keys() - expected.keys())
+    assert largest_difference(found, expected) < EXACT
 
 
 def test_memory_for_the_backward_pass_does_not_grow_with_the_batch():

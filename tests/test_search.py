@@ -1,12 +1,6 @@
 """Recalls equal a slow count by hand, and searching finds what is there."""
 
-import html.parser
 import os
-import random
-import signal
-import time
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import pytest
 import torch
@@ -15,11 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from distilclip import DistilCLIP, ImageIndex, retrieval_metrics, zero_shot_classify
-from distilclip.gallery import write_gallery
-from distilclip.index_cache import folder_index, index_file
-from distilclip.search import Hit, caption_bank, evaluate_retrieval, expand_queries
-from distilclip.sources import load_scenes
+from distilclip import ImageIndex, retrieval_metrics, zero_shot_classify
+from distilclip.command.index_cache import folder_index
+from distilclip.search import caption_bank, evaluate_retrieval, expand_queries
+from distilclip.sources.scenes import load_scenes
 
 
 def slow_recalls(images, texts, owners, ks=(1, 5, 10)):
@@ -229,17 +222,6 @@ def test_vectors_of_another_model_are_no_pictures(small_model):
 # The index
 
 
-@pytest.fixture
-def pictures(tmp_path):
-    folder = tmp_path / "pictures"
-    (folder / "deep").mkdir(parents=True)
-    for name, colour in (("red.png", "red"), ("deep/blue.jpg", "blue"), ("green.webp", "green")):
-        Image.new("RGB", (30, 50), colour).save(folder / name)
-    (folder / "notes.txt").write_text("not a picture")
-    (folder / ".hidden.png").write_text("not a picture either")
-    return folder
-
-
 def test_a_picture_finds_itself_first(small_model, pictures):
     index = ImageIndex.from_folder(small_model, pictures, batch_size=2)
     assert len(index) == 3
@@ -353,53 +335,6 @@ def test_duplicates_are_all_pairs_above_the_threshold(small_model):
         index.duplicates(0)
 
 
-# Very many pictures: FAISS
-
-
-def clusters(count, dim=16):
-    generator = torch.Generator().manual_seed(0)
-    centres = torch.randn(count // 50, dim, generator=generator)
-    vectors = centres.repeat(50, 1) + 0.5 * torch.randn(count, dim, generator=generator)
-    return F.normalize(vectors, dim=-1)
-
-
-def test_faiss_finds_what_we_find(small_model):
-    pytest.importorskip("faiss")
-    vectors = clusters(5000)
-    queries = F.normalize(vectors[::100] + 0.1, dim=-1)
-    index = ImageIndex(small_model, [str(n) for n in range(5000)], vectors)
-    scores, rows = index.nearest(queries, 10)
-    table = queries @ vectors.T
-    assert torch.equal(rows, table.topk(10).indices)
-    for kind, recall in (("flat", 1.0), ("ivf", 0.9), ("hnsw", 0.9)):
-        index.accelerate(kind)
-        found_scores, found = index.nearest(queries, 10)
-        share = (found.unsqueeze(2) == rows.unsqueeze(1)).any(dim=2).double().mean()
-        assert share >= recall, kind
-        if kind == "flat":
-            assert torch.allclose(found_scores, scores, atol=1e-5)
-        hit = index.search(vectors[1234], k=1)[0]
-        assert hit.name == "1234" and hit.score == pytest.approx(1, abs=1e-5)
-    index.add(["new"], [Image.new("RGB", (32, 32), "red")])  # and FAISS is left behind
-    assert (
-        len(index.nearest(small_model.encode_image(Image.new("RGB", (9, 9))), 5001)[1][0]) == 5001
-    )
-
-
-def test_faiss_may_be_absent_and_small_indexes_work(small_model, monkeypatch):
-    index = ImageIndex(small_model, ["a", "b"], clusters(50)[:2])
-    with pytest.raises(ValueError, match="Unknown kind of index 'tree'"):
-        index.accelerate("tree")
-    with monkeypatch.context() as absent:
-        absent.setitem(__import__("sys").modules, "faiss", None)
-        with pytest.raises(ImportError, match="pip install faiss-cpu"):
-            index.accelerate("hnsw")
-    pytest.importorskip("faiss")
-    for kind in ("flat", "ivf", "hnsw"):
-        index.accelerate(kind)
-        assert [hit.name for hit in index.search(index.embeds[1], k=9)] == ["b", "a"]
-
-
 def test_hits_are_sorted_cosines_and_k_may_exceed_the_folder(small_model, pictures):
     index = ImageIndex.from_folder(small_model, pictures)
     hits = index.search("something red", k=99)
@@ -409,250 +344,6 @@ def test_hits_are_sorted_cosines_and_k_may_exceed_the_folder(small_model, pictur
     for hit in hits:
         expected = small_model.encode_image(Image.open(hit.path))[0] @ words
         assert hit.score == pytest.approx(expected.item(), abs=1e-5)
-
-
-def test_an_index_survives_saving(small_model, pictures, tmp_path):
-    index = ImageIndex.from_folder(small_model, pictures)
-    index.save(tmp_path / "index.safetensors")
-    loaded = ImageIndex.load(small_model, tmp_path / "index.safetensors")
-    assert [p.resolve() for p in loaded.paths] == [p.resolve() for p in index.paths]
-    assert torch.equal(loaded.embeds, index.embeds) and loaded.stamps == index.stamps
-    assert loaded.refresh() == (0, 0)
-    (tmp_path / "broken.safetensors").write_bytes(b"not an index")
-    with pytest.raises(ValueError, match="is not an index, or is damaged"):
-        ImageIndex.load(small_model, tmp_path / "broken.safetensors")
-    with pytest.raises(FileNotFoundError, match="There is no index"):
-        ImageIndex.load(small_model, tmp_path / "absent.safetensors")
-
-
-def test_an_index_moves_with_its_folder(small_model, pictures, tmp_path):
-    ImageIndex.from_folder(small_model, pictures).save(pictures / "index.safetensors")
-    pictures.rename(tmp_path / "moved")
-    loaded = ImageIndex.load(small_model, tmp_path / "moved" / "index.safetensors")
-    assert all(path.is_file() for path in loaded.paths) and loaded.refresh() == (0, 0)
-
-
-def test_names_that_are_no_unicode_survive_saving(small_model, tmp_path):
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    name = os.fsdecode(b"caf\xe9.png")
-    Image.new("RGB", (9, 9)).save(folder / name)
-    index = ImageIndex.from_folder(small_model, folder)
-    index.save(tmp_path / "index")
-    assert ImageIndex.load(small_model, tmp_path / "index").names == [name]
-    write_gallery("x", index.search("x"), folder, tmp_path / "page.html")
-    assert "caf%E9.png" in (tmp_path / "page.html").read_text(encoding="utf-8")
-
-
-def test_an_index_belongs_to_the_model_that_made_it(small_model, small_text, pictures, tmp_path):
-    index = ImageIndex.from_folder(small_model, pictures)
-    index.save(tmp_path / "index")
-    other = DistilCLIP(small_model.config, small_text)
-    other.load_state_dict(small_model.state_dict())
-    assert len(ImageIndex.load(other, tmp_path / "index")) == 3  # the same weights: the same model
-    with torch.no_grad():
-        other.text_projection.linear.weight.add_(1)  # decides no picture's vector
-    assert len(ImageIndex.load(other, tmp_path / "index")) == 3
-    with torch.no_grad():
-        other.vision.state_dict()[next(iter(other.vision.state_dict()))].view(-1)[0] += 1e-3
-    with pytest.raises(ValueError, match="was made by another model"):
-        ImageIndex.load(other, tmp_path / "index")
-    assert index_file(other, pictures) != index_file(small_model, pictures)
-
-
-def test_any_cut_of_an_index_is_refused(small_model, pictures, tmp_path):
-    ImageIndex.from_folder(small_model, pictures).save(tmp_path / "whole")
-    content = (tmp_path / "whole").read_bytes()
-    for length in range(0, len(content), 7):
-        (tmp_path / "cut").write_bytes(content[:length])
-        with pytest.raises(ValueError, match="is not an index, or is damaged"):
-            ImageIndex.load(small_model, tmp_path / "cut")
-
-
-def in_a_child_that_dies(action, after):
-    """Run `action` in a forked process that kills itself, or is killed `after` so many seconds.
-
-    Returns whether it was killed before it was done.
-    """
-    child = os.fork()
-    if child == 0:
-        try:
-            torch.set_num_threads(1)  # OpenMP does not survive a fork
-            action()
-        finally:
-            os._exit(0)
-    end = time.monotonic() + after
-    while time.monotonic() < end:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return status == signal.SIGKILL
-        time.sleep(0.001)
-    os.kill(child, signal.SIGKILL)
-    return os.waitpid(child, 0)[1] == signal.SIGKILL
-
-
-def test_an_index_of_ten_thousand_survives_kills_while_it_is_saved(small_model, tmp_path):
-    generator = torch.Generator().manual_seed(0)
-    vectors = torch.randn(2, 10_000, 16, generator=generator)
-    names = [f"a folder/with a picture {n}.jpg" for n in range(10_000)]
-    old, new = (ImageIndex(small_model, names, v) for v in vectors)
-    file = tmp_path / "index.safetensors"
-    old.save(file)
-    started = time.perf_counter()
-    new.save(tmp_path / "other")
-    duration = time.perf_counter() - started
-    delays, killed, found = random.Random(0), 0, []
-    for _ in range(40):
-        old.save(file)
-        killed += in_a_child_that_dies(lambda: new.save(file), delays.uniform(0, 1.2 * duration))
-        loaded = ImageIndex.load(small_model, file)
-        assert loaded.names == names
-        found.append([torch.equal(loaded.embeds, v) for v in vectors])
-        assert sum(found[-1]) == 1  # the one or the other, never a mixture
-    assert killed >= 10 and [True, False] in found
-
-
-@pytest.mark.parametrize("step", ["save_file", "os.fsync", "os.replace"])
-@pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_kill_at_each_step_of_saving_leaves_a_whole_index(
-    step, moment, small_model, tmp_path, monkeypatch
-):
-    vectors = torch.randn(2, 10_000, 16, generator=torch.Generator().manual_seed(0))
-    names = [str(n) for n in range(10_000)]
-    file = tmp_path / "index"
-    ImageIndex(small_model, names, vectors[0]).save(file)
-    original = __import__("distilclip.files", fromlist=["save_file"])
-    owner, name = (original, step) if step == "save_file" else (os, step.removeprefix("os."))
-    function = getattr(owner, name)
-
-    def die(*arguments, **options):
-        if moment == "after":
-            function(*arguments, **options)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def save():
-        setattr(owner, name, die)
-        ImageIndex(small_model, names, vectors[1]).save(file)
-
-    assert in_a_child_that_dies(save, 60)
-    is_new = step == "os.replace" and moment == "after"
-    assert torch.equal(ImageIndex.load(small_model, file).embeds, vectors[int(is_new)])
-
-
-# The index that the command keeps
-
-
-def test_only_new_and_changed_pictures_are_embedded_again(small_model, pictures, monkeypatch):
-    index, done, problem = folder_index(small_model, pictures)
-    assert (len(index), done, problem) == (3, "3 pictures: 3 embedded, 0 forgotten", None)
-    assert folder_index(small_model, pictures)[1] == "3 pictures: 0 embedded, 0 forgotten"
-    Image.new("RGB", (5, 5)).save(pictures / "new.png")
-    (pictures / "red.png").unlink()
-    index, done, _ = folder_index(small_model, pictures)
-    assert done == "3 pictures: 1 embedded, 1 forgotten"
-    fresh, done, _ = folder_index(small_model, pictures, rebuild=True)
-    assert done == "3 pictures: 3 embedded, 0 forgotten" and fresh.names == index.names
-    assert torch.allclose(fresh.embeds, index.embeds, atol=1e-6)
-    assert [hit.path for hit in index.search("x", 3)] == [hit.path for hit in fresh.search("x", 3)]
-
-
-def test_without_a_cache_nothing_is_kept(small_model, pictures):
-    _, done, _ = folder_index(small_model, pictures, cache=False)
-    assert done == "3 pictures: 3 embedded, 0 forgotten"
-    assert not index_file(small_model, pictures).exists()
-
-
-def test_a_damaged_or_unwritable_cache_is_no_obstacle(small_model, pictures, tmp_path, monkeypatch):
-    folder_index(small_model, pictures)
-    file = index_file(small_model, pictures)
-    file.write_bytes(file.read_bytes()[:-9])
-    assert folder_index(small_model, pictures)[1].startswith("3 pictures: 3 embedded")
-    assert folder_index(small_model, pictures)[1].startswith("3 pictures: 0 embedded")
-    (tmp_path / "a file").write_text("where the cache's folder should be")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a file"))
-    index, done, problem = folder_index(small_model, pictures)
-    assert len(index) == 3 and "a file" in problem and done.startswith("3 pictures: 3 embedded")
-
-
-def test_an_interrupted_index_goes_on_where_it_stopped(small_model, tmp_path, monkeypatch):
-    folder = tmp_path / "many"
-    folder.mkdir()
-    for number in range(200):
-        Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number:03}.png")
-    encode, calls = small_model.encode_image, []
-
-    def stop_at_the_third(pixels):
-        calls.append(len(pixels))
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return encode(pixels)
-
-    with monkeypatch.context() as stopping, pytest.raises(KeyboardInterrupt):
-        stopping.setattr(small_model, "encode_image", stop_at_the_third)
-        folder_index(small_model, folder, progress=False)
-    index, done, _ = folder_index(small_model, folder, progress=False)
-    assert done == "200 pictures: 72 embedded, 0 forgotten"
-    assert torch.allclose(
-        index.embeds, ImageIndex.from_folder(small_model, folder).embeds, atol=1e-6
-    )
-
-
-def test_a_killed_index_goes_on_from_its_last_save(small_model, tmp_path, monkeypatch):
-    folder = tmp_path / "many"
-    folder.mkdir()
-    for number in range(200):
-        Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number:03}.png")
-    monkeypatch.setattr("distilclip.index_cache.AUTOSAVE_SECONDS", 0)
-    keep, calls = ImageIndex.save, []
-
-    def save_and_die(index, file):
-        keep(index, file)
-        calls.append(len(index))
-        if len(calls) == 2:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    monkeypatch.setattr(
-        small_model, "encode_image", lambda p: p.float().mean((2, 3)).repeat(1, 6)[:, :16]
-    )
-
-    def embed():
-        ImageIndex.save = save_and_die
-        folder_index(small_model, folder, progress=False)
-
-    assert in_a_child_that_dies(embed, 60)
-    _, done, _ = folder_index(small_model, folder, progress=False)
-    assert done == "200 pictures: 72 embedded, 0 forgotten"
-    assert not list(index_file(small_model, folder).parent.glob("*.part"))
-
-
-def test_what_killed_processes_left_is_removed_in_time(small_model, pictures):
-    folder_index(small_model, pictures)
-    file = index_file(small_model, pictures)
-    old, young = (file.parent / f".{file.name}.{name}.part" for name in ("old", "young"))
-    for part in (old, young):
-        part.write_bytes(b"half an index")
-    os.utime(old, (0, 0))
-    Image.new("RGB", (5, 5)).save(pictures / "new.png")
-    folder_index(small_model, pictures)
-    assert not old.exists() and young.exists()  # the young one may be another process at work
-
-
-def test_two_processes_at_once_leave_one_whole_index(small_model, pictures):
-    children = []
-    small_model.encode_image = lambda p: p.float().mean((2, 3)).repeat(1, 6)[:, :16]
-    for _ in range(4):
-        child = os.fork()
-        if child == 0:
-            try:
-                torch.set_num_threads(1)
-                for _ in range(10):
-                    folder_index(small_model, pictures, rebuild=True)
-                os._exit(0)
-            except BaseException:
-                os._exit(1)
-        children.append(child)
-    assert all(os.waitpid(child, 0)[1] == 0 for child in children)
-    assert folder_index(small_model, pictures)[1] == "3 pictures: 0 embedded, 0 forgotten"
 
 
 def test_closed_folders_are_refused_or_listed(small_model, pictures, monkeypatch):
@@ -677,7 +368,8 @@ def test_broken_pictures_are_refused_or_listed(small_model, pictures):
         ImageIndex.from_folder(small_model, pictures)
     with pytest.raises(ValueError, match=r"Cannot decode .*broken\.png"):
         folder_index(small_model, pictures)  # the good ones are kept all the same
-    assert folder_index(small_model, pictures, skip_broken=True)[1].startswith("3 pictures: 0 emb")
+    kept = folder_index(small_model, pictures, skip_broken=True)
+    assert kept.done.startswith("3 pictures: 0 embedded")
     index = ImageIndex.from_folder(small_model, pictures, skip_broken=True)
     assert len(index) == 3 and [path.name for path, _ in index.skipped] == ["broken.png"]
 
@@ -693,56 +385,3 @@ def test_folders_without_pictures_are_refused(small_model, tmp_path):
 def test_impossible_searches_are_refused(small_model, pictures, query, k, message):
     with pytest.raises(ValueError, match=message):
         ImageIndex.from_folder(small_model, pictures).search(query, k)
-
-
-# Galleries
-
-
-class Page(html.parser.HTMLParser):
-    def __init__(self):
-        super().__init__()
-        self.tags, self.text = [], ""
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.text += data
-
-
-def test_a_gallery_is_one_page_and_escapes_names(tmp_path):
-    nasty = tmp_path / "<script>alert(1)</script>&.png"
-    nasty = tmp_path / nasty.name.replace("/", "")
-    Image.new("RGB", (10, 10)).save(nasty)
-    query = '"><script>alert(2)</script>'
-    write_gallery(query, [Hit(nasty.name, 0.5, nasty)], tmp_path, tmp_path / "page.html")
-    page = Page()
-    page.feed((tmp_path / "page.html").read_text())
-    assert "script" not in {tag for tag, _ in page.tags}
-    (image,) = [attributes for tag, attributes in page.tags if tag == "img"]
-    assert image["src"].startswith("data:image/webp;base64,") and image["alt"] == ""
-    (link,) = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
-    assert link == nasty.resolve().as_uri() and Path(unquote(urlsplit(link).path)) == nasty
-    assert all(
-        not value.startswith("http")
-        for _, attributes in page.tags
-        for name, value in attributes.items()
-        if name in ("href", "src")
-    )
-    assert query in page.text and nasty.name in page.text and "0.500" in page.text
-
-
-def test_a_gallery_can_be_a_picture(tmp_path):
-    files = [tmp_path / f"{n}.png" for n in range(4)]
-    for number, file in enumerate(files):
-        Image.new("RGB", (30, 20), (60 * number, 0, 0)).save(file)
-    hits = [Hit(file.name, 0.1, file) for file in files]
-    write_gallery("x", hits, tmp_path, tmp_path / "all.png")
-    with Image.open(tmp_path / "all.png") as sheet:
-        assert sheet.size == (600, 400)
-        assert sheet.getpixel((100, 300)) == (180, 0, 0)
-
-
-def test_other_endings_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"A gallery is a \.html or \.png file"):
-        write_gallery("x", [], tmp_path, tmp_path / "page.pdf")

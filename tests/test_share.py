@@ -5,188 +5,26 @@ import http.server
 import json
 import threading
 
-import huggingface_hub
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
 import transformers
-from PIL import Image
-from transformers import DistilBertConfig, DistilBertModel
+from samples import TEXTS, noise_pictures
 
-from distilclip import (
-    DistilCLIP,
-    DistilCLIPConfig,
-    ViTConfig,
-    retrieval_metrics,
-    zero_shot_classify,
-)
-from distilclip.share import (
-    DistilCLIPModel,
-    OnnxDistilCLIP,
-    cut_tokens,
-    export_onnx,
-    model_card,
-    push_to_hub,
-    quantise_matrix,
-    quantise_onnx,
-    register_with_transformers,
-)
-from distilclip.text import TextEncoder
-
-TEXTS = ["a red square", "", "something blue and rather long to say", "dog " * 300]
+from distilclip import DistilCLIP, zero_shot_classify
+from distilclip.runs.card import model_card
+from distilclip.share import DistilCLIPModel, cut_tokens, push_to_hub, register_with_transformers
 
 
-def pictures(count=5):
-    generator = np.random.default_rng(0)
-    return [
-        Image.fromarray(generator.integers(0, 256, (30 + 7 * i, 41, 3), dtype=np.uint8))
-        for i in range(count)
-    ]
-
-
-@pytest.fixture(scope="module")
-def model(tokenizer):
-    """The same as `small_model`; no test of this module changes it, so one export will do."""
-    torch.manual_seed(0)
-    text = DistilBertConfig(vocab_size=len(tokenizer), dim=32, n_layers=2, n_heads=4, hidden_dim=64)
-    vision = ViTConfig(image_size=32, patch_size=8, dim=32, depth=2, num_heads=4)
-    config = DistilCLIPConfig(vision=vision, text_model="random", embed_dim=16)
-    encoder = TextEncoder(DistilBertModel(text).eval(), tokenizer, "mean", "random")
-    return DistilCLIP(config, encoder).eval()
-
-
-@pytest.fixture(scope="module")
-def onnx_folder(model, tmp_path_factory):
-    return export_onnx(model, tmp_path_factory.mktemp("share") / "onnx")
-
-
-def test_onnx_towers_give_the_models_vectors(model, onnx_folder):
-    ours = OnnxDistilCLIP(onnx_folder)
-    for count in (1, 5):
-        images = pictures(count)
-        assert (ours.encode_image(images) - model.encode_image(images)).abs().max() < 1e-5
-    for texts in (TEXTS, TEXTS[:1], TEXTS[2]):
-        assert (ours.encode_text(texts) - model.encode_text(texts)).abs().max() < 1e-5
-    assert ours.encode_text([]).shape == ours.encode_image([]).shape == (0, 16)
-    assert torch.isclose(ours.logit_scale, model.logit_scale)
-
-
-def test_onnx_files_can_be_run_with_nothing_of_ours(model, onnx_folder):
-    import onnxruntime
-    from tokenizers import Tokenizer
-
-    names = ("image.onnx", "text.onnx", "preprocess.json", "tokenizer.json")
-    assert all((onnx_folder / name).is_file() for name in names)
-    image = onnxruntime.InferenceSession(onnx_folder / "image.onnx")
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 3, 32, 32), dtype=np.uint8)
-    (embeds,) = image.run(["image_embeds"], {"pixel_values": pixels.astype(np.float32) / 255})
-    assert np.abs(embeds - model.encode_image(torch.from_numpy(pixels)).numpy()).max() < 1e-5
-    text = onnxruntime.InferenceSession(onnx_folder / "text.onnx")
-    encoded = Tokenizer.from_file(str(onnx_folder / "tokenizer.json")).encode("a red square")
-    inputs = {"input_ids": [encoded.ids], "attention_mask": [[1] * len(encoded.ids)]}
-    (embeds,) = text.run(["text_embeds"], {k: np.array(v) for k, v in inputs.items()})
-    assert np.abs(embeds - model.encode_text("a red square").numpy()).max() < 1e-5
-    description = json.loads((onnx_folder / "preprocess.json").read_text())
-    assert description["config"]["vision"]["image_size"] == 32
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {
-            "vision": {"patch_dropout": 0.5, "dropout": 0.1},
-            "image_pool": "mean",
-            "image_mean": (0.4, 0.5, 0.6),
-            "projection_norm": True,
-        },
-        {
-            "vision": {"cls_token": False, "final_norm": False},
-            "image_std": (0.2, 0.3, 0.4),
-            "pad_to_max_length": True,
-        },
-    ],
-)
-def test_onnx_holds_every_kind_of_model(small_text, tmp_path, changes):
-    shape = {"image_size": 16, "patch_size": 8, "dim": 16, "depth": 1, "num_heads": 2}
-    config = DistilCLIPConfig(
-        **(changes | {"vision": ViTConfig(**(shape | changes.get("vision", {}))), "embed_dim": 8})
-    )
-    model = DistilCLIP(config, small_text).train()
-    ours = OnnxDistilCLIP(export_onnx(model, tmp_path))
-    assert model.training and model.vision.training
-    images = pictures(3)
-    assert (ours.encode_image(images) - model.encode_image(images)).abs().max() < 1e-5
-    assert (ours.encode_text(TEXTS) - model.encode_text(TEXTS)).abs().max() < 1e-5
-
-
-def test_a_quantised_matrix_is_off_by_half_a_step_at_most():
-    matrix = np.random.default_rng(0).normal(size=(40, 30)).astype(np.float32)
-    matrix[:, 3] *= 100
-    matrix[:, 4] = 0
-    for axis in (0, 1):
-        integers, scales = quantise_matrix(matrix, axis)
-        assert integers.dtype == np.int8 and scales.size == matrix.shape[axis]
-        assert (np.abs(integers * scales - matrix) <= 0.5001 * scales).all()
-        assert (np.abs(integers).max(axis=1 - axis)[np.abs(matrix).max(1 - axis) > 0] == 127).all()
-
-
-@pytest.mark.parametrize(("activations", "cosine"), [(True, 0.98), (False, 0.9995)])
-def test_eight_bits_are_a_quarter_of_the_size_and_nearly_the_same(
-    model, onnx_folder, tmp_path, activations, cosine
-):
-    folder = quantise_onnx(onnx_folder, tmp_path / "int8", activations)
-    before, after = ((f / "text.onnx").stat().st_size for f in (onnx_folder, folder))
-    assert after < 0.4 * before
-    ours, images = OnnxDistilCLIP(folder), pictures()
-    assert (ours.encode_text(TEXTS) * model.encode_text(TEXTS)).sum(1).min() > cosine
-    assert (ours.encode_image(images) * model.encode_image(images)).sum(1).min() > cosine
-    metrics = retrieval_metrics(ours.encode_image(images), model.encode_image(images), range(5))
-    assert metrics["t2i_r1"] == 1
-
-
-def test_the_onnx_part_says_what_is_missing(model, tmp_path, onnx_folder, monkeypatch):
-    with pytest.raises(FileNotFoundError, match=r"no file image\.onnx"):
-        OnnxDistilCLIP(tmp_path / "nothing")
-    with pytest.raises(ValueError, match="Choose another folder"):
-        quantise_onnx(onnx_folder, onnx_folder)
-    monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
-    with pytest.raises(ImportError, match="needs the package onnxscript"):
-        export_onnx(model, tmp_path / "other")
-    assert not (tmp_path / "other").exists()
-
-
-def test_an_export_that_fails_leaves_the_old_file(model, onnx_folder, monkeypatch):
-    before = {file.name: file.read_bytes() for file in onnx_folder.iterdir()}
-
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch.onnx, "export", full)
-    with pytest.raises(OSError, match="No space left"):
-        export_onnx(model, onnx_folder)
-    assert {file.name: file.read_bytes() for file in onnx_folder.iterdir()} == before
-
-
-@pytest.fixture(params=["with text weights", "text by name"])
-def saved(request, tiny_text, tmp_path):
-    """A folder that save_pretrained wrote, with and without the text encoder in it."""
-    torch.manual_seed(1)
-    vision = ViTConfig(image_size=32, patch_size=8, dim=32, depth=2, num_heads=4)
-    config = DistilCLIPConfig(
-        vision=vision,
-        text_model=str(tiny_text),
-        embed_dim=16,
-        image_mean=(0.4, 0.5, 0.6),
-        image_pool="mean",
-    )
-    DistilCLIP(config).save_pretrained(tmp_path, request.param == "with text weights")
+@pytest.fixture(autouse=True, scope="module")
+def registered():
+    """`transformers` knows our classes."""
     register_with_transformers()
-    return tmp_path
 
 
 def test_the_auto_classes_of_transformers_give_our_numbers(saved):
-    ours, images = DistilCLIP.from_pretrained(saved), pictures(4)
+    ours, images = DistilCLIP.from_pretrained(saved), noise_pictures(4)
     theirs = transformers.AutoModel.from_pretrained(saved)
     assert isinstance(theirs, DistilCLIPModel) and not theirs.training
     inputs = [transformers.AutoProcessor.from_pretrained(saved)(images=images, text=TEXTS)]
@@ -208,7 +46,7 @@ def test_the_zero_shot_pipeline_gives_our_numbers(saved):
     classify = transformers.pipeline(
         "zero-shot-image-classification", model=str(saved), device="cpu"
     )
-    names, images = ["cat", "a red heart", "a very " + "long " * 100 + "name"], pictures(3)
+    names, images = ["cat", "a red heart", "a very " + "long " * 100 + "name"], noise_pictures(3)
     templates = ["This is a photo of {}."]
     expected = zero_shot_classify(DistilCLIP.from_pretrained(saved), images, names, templates)
     for row, answers in zip(expected, classify(images, candidate_labels=names), strict=True):
@@ -264,59 +102,6 @@ def test_the_dual_encoder_of_transformers_cannot_hold_a_distilbert(saved):
         theirs(pixel_values=pixels, **inputs)
     ours = transformers.AutoModel.from_pretrained(saved)
     assert ours(pixel_values=pixels, **inputs).logits_per_image.shape == (2, 4)
-
-
-@pytest.fixture
-def run(saved):
-    """A run's folder, with records that no other test or text knows."""
-    settings = {"data": "emoji", "preset": "cpu", "seed": 7, "lr": 0.003, "batch_size": 12}
-    lines = [
-        {"kind": "epoch", "epoch": 1, "loss": 3.5, "seconds": 60.0},
-        {"kind": "evaluation", "split": "validation", "t2i_r1": 0.999, "i2t_r1": 0.999},
-        {"kind": "epoch", "epoch": 2, "loss": 2.125, "seconds": 90.0},
-        {"kind": "final", "split": "validation", "t2i_r1": 0.25, "i2t_r1": 0.125},
-        {"kind": "final", "split": "test", "t2i_r1": 0.0625, "i2t_r1": 0.3333333, "step": 9},
-    ]
-    (saved / "train_config.json").write_text(json.dumps(settings))
-    (saved / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
-    return saved
-
-
-def test_the_model_card_says_what_the_run_recorded_and_nothing_else(run, tmp_path):
-    card = model_card(run, "someone/emoji-clip", "mit")
-    (tmp_path / "README.md").write_text(card)
-    metadata = huggingface_hub.metadata_load(tmp_path / "README.md")
-    assert metadata["license"] == "mit"
-    assert metadata["pipeline_tag"] == "zero-shot-image-classification"
-    data = huggingface_hub.ModelCard(card).data
-    results = {(r.dataset_split, r.metric_name): r.metric_value for r in data.eval_results}
-    assert results == {
-        ("validation", "text to image R@1"): 0.25,
-        ("validation", "image to text R@1"): 0.125,
-        ("test", "text to image R@1"): 0.0625,
-        ("test", "image to text R@1"): 0.3333,
-    }
-    assert "| test | 6.2 % | 33.3 % |" in card and "| seed | 7 |" in card
-    assert "| loss of the last epoch | 2.125 |" in card and "| minutes of training | 2.5 |" in card
-    assert 'DistilCLIP.from_pretrained("someone/emoji-clip")' in card
-    assert "99" not in card
-
-
-def test_a_model_card_names_no_path_of_its_author(run, tmp_path):
-    settings = json.loads((run / "train_config.json").read_text())
-    for data in (tmp_path / "secret", "/home/someone/secret", "~/secret"):
-        (run / "train_config.json").write_text(json.dumps(settings | {"data": str(data)}))
-        card = model_card(run)
-        assert "secret" not in card and str(tmp_path) not in card and "author's own" in card
-    (run / "train_config.json").write_text(json.dumps(settings | {"data": "flickr8k"}))
-    assert huggingface_hub.ModelCard(model_card(run)).data.datasets == ["jxie/flickr8k"]
-
-
-def test_a_model_without_records_has_a_card_without_figures(saved):
-    card = model_card(saved)
-    assert "No evaluation is recorded." in card and "## Training" not in card
-    data = huggingface_hub.ModelCard(card).data
-    assert data.eval_results is None and data.license is None
 
 
 class FakeHub(http.server.BaseHTTPRequestHandler):
@@ -393,8 +178,10 @@ def hub(monkeypatch):
     server.server_close()
 
 
-def test_a_model_is_pushed_whole_in_one_commit(model, run, hub):
-    address = push_to_hub(model, "someone/clip", run, private=True, license="mit", token="secret")
+def test_a_model_is_pushed_whole_in_one_commit(small_model, recorded_run, hub):
+    address = push_to_hub(
+        small_model, "someone/clip", recorded_run, private=True, license="mit", token="secret"
+    )
     assert address.endswith("/someone/clip/commit/1")
     assert len(hub.repos) == 1 and len(hub.commits) == 1
     (commit,) = hub.commits
@@ -403,10 +190,10 @@ def test_a_model_is_pushed_whole_in_one_commit(model, run, hub):
     assert set(large) == {"model.safetensors"}
     assert {"README.md", "config.json", "preprocessor_config.json", "tokenizer.json"} <= set(files)
     card = base64.b64decode(files["README.md"]["content"]).decode()
-    assert card == model_card(run, "someone/clip", "mit") + "\n"
+    assert card == model_card(recorded_run, "someone/clip", "mit") + "\n"
     weights = hub.blobs[large["model.safetensors"]["oid"]]
     assert torch.equal(
-        safetensors.torch.load(weights)["log_logit_scale"], model.log_logit_scale.detach()
+        safetensors.torch.load(weights)["log_logit_scale"], small_model.log_logit_scale.detach()
     )
 
 
@@ -419,24 +206,24 @@ def test_a_model_is_pushed_whole_in_one_commit(model, run, hub):
     ],
 )
 def test_a_refused_upload_gives_one_sentence_and_uploads_nothing(
-    model, hub, status, error, message
+    small_model, hub, status, error, message
 ):
     hub.status = status
     with pytest.raises(error, match=message):
-        push_to_hub(model, "someone/clip", token="secret")
+        push_to_hub(small_model, "someone/clip", token="secret")
     assert not hub.commits and not hub.blobs
 
 
-def test_a_name_that_the_hub_does_not_allow_is_refused(model, hub):
+def test_a_name_that_the_hub_does_not_allow_is_refused(small_model, hub):
     with pytest.raises(ValueError, match="is no name for a repository"):
-        push_to_hub(model, "some one/clip/too many", token="secret")
+        push_to_hub(small_model, "some one/clip/too many", token="secret")
     assert not hub.repos and not hub.commits
 
 
-def test_no_network_gives_one_sentence(model, monkeypatch):
+def test_no_network_gives_one_sentence(small_model, monkeypatch):
     with pytest.raises(ConnectionError, match="cannot be reached"):
-        push_to_hub(model, "someone/clip", token="secret")
+        push_to_hub(small_model, "someone/clip", token="secret")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(ConnectionError, match=r"cannot be reached .* Nothing was uploaded"):
-        push_to_hub(model, "someone/clip", token="secret")
+        push_to_hub(small_model, "someone/clip", token="secret")

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from samples import mix_modes, modes_of
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BertConfig, BertModel, DistilBertModel
 
 from distilclip import TextEncoder
-from distilclip.text import _resolve_text_name, bert_to_distilbert, in_batches
+from distilclip.storage.weights import find_text_weights
+from distilclip.text import bert_to_distilbert, in_batches
 
 TEXTS = ["a smiling cat", "a very long caption about a large red balloon over the sea", "dog"]
 
@@ -45,7 +47,7 @@ def test_a_converted_bert_computes_the_same(tmp_path):
 
 def test_minilm_equals_the_bert_it_was():
     encoder = TextEncoder.from_pretrained("minilm")
-    bert = BertModel.from_pretrained(_resolve_text_name("minilm")[0]).eval()
+    bert = BertModel.from_pretrained(find_text_weights("minilm")[0]).eval()
     tokens = encoder.tokenize(TEXTS)
     with torch.no_grad():
         expected = bert(**tokens).last_hidden_state
@@ -79,6 +81,19 @@ def test_encode_keeps_the_order_and_the_mode(small_text):
         with torch.no_grad():
             alone = small_text(**small_text.tokenize([text]))[0]
         assert (feature - alone).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("freeze", [mix_modes, lambda encoder: modes_of(encoder.eval())])
+def test_every_part_keeps_its_mode_whatever_is_encoded(small_text, freeze):
+    whole, below = small_text.encode(TEXTS), small_text.encode_below(TEXTS, 1)
+    modes = freeze(small_text)
+    assert torch.equal(small_text.encode(TEXTS), whole) and modes_of(small_text) == modes
+    again = small_text.encode_below(TEXTS, 1)
+    assert all(map(torch.equal, again, below)) and modes_of(small_text) == modes
+    for encode in (small_text.encode, lambda texts: small_text.encode_below(texts, 1)):
+        with pytest.raises(ValueError, match="Expected a text"):
+            encode([*TEXTS, None])
+        assert modes_of(small_text) == modes
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -1,13 +1,18 @@
 """Our ViT is the ViT of `transformers`, weight for weight."""
 
+import contextlib
+import itertools
 import json
 
 import pytest
 import torch
 import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from samples import modes_of
 
 from distilclip import ViT, ViTConfig
-from distilclip.vit import drop_patches, orthogonal, resample_positions
+from distilclip.vit import drop_patches, evaluating, orthogonal, resample_positions
 
 
 def save_reference(folder, model_class=transformers.ViTModel, **changes):
@@ -179,3 +184,22 @@ def test_orthogonal_directions_are_unit_vectors_at_right_angles(rows, columns):
     short = matrix if rows <= columns else matrix.T
     torch.testing.assert_close(short @ short.T, torch.eye(len(short)).double())
     assert not torch.equal(matrix, orthogonal(rows, columns))
+
+
+@settings(max_examples=30, deadline=None)
+@given(modes=st.lists(st.booleans(), min_size=1, max_size=23), fails=st.booleans())
+def test_evaluating_gives_every_part_its_own_mode_back(modes, fails):
+    vit = ViT(ViTConfig(image_size=8, patch_size=8, dim=8, depth=2, num_heads=2, dropout=0.5))
+    for part, mode in zip(vit.modules(), itertools.cycle(modes), strict=False):
+        part.training = mode
+    before, images = modes_of(vit), torch.randn(2, 3, 8, 8)
+    ended = pytest.raises(KeyError) if fails else contextlib.nullcontext()
+    with ended, evaluating(vit):
+        assert not any(modes_of(vit).values())
+        with evaluating(vit.blocks[1]):  # one inside the other
+            assert torch.equal(vit(images), vit(images))
+        assert not any(modes_of(vit).values())
+        vit.blocks.train()  # what happens inside does not last
+        if fails:
+            raise KeyError
+    assert modes_of(vit) == before

@@ -58,7 +58,8 @@ def main() -> None:
 def stamp_of_inputs() -> str:
     """Changes whenever something changes that the files are made from."""
     package = ROOT / "distilclip"
-    code = ("attention", "data", "model", "patches", "search", "share", "text", "vit")
+    code = ("attention", "data", "export", "model", "patches", "search", "text", "vit")
+    code += ("sources/emoji", "storage/pictures", "storage/weights")
     files = [
         Path(__file__),
         ROOT / "requirements.txt",
@@ -183,7 +184,7 @@ def small_text_tower(model, vocabulary: list[str]) -> bytes:
     import onnx
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
-    from distilclip.share import export_onnx
+    from distilclip.export import export_onnx
 
     with tempfile.TemporaryDirectory() as folder:
         tower = onnx.load(export_onnx(model, folder) / "text.onnx")
@@ -261,7 +262,7 @@ def draw_sheet(images: list, path: Path, columns: int = COLUMNS) -> None:
     """All pictures in one file, `columns` to a row."""
     from PIL import Image
 
-    from distilclip.data import square
+    from distilclip.storage.pictures import square
 
     size = (columns * THUMBNAIL, -(-len(images) // columns) * THUMBNAIL)
     sheet = Image.new("RGB", size, "white")

@@ -12,8 +12,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from distilclip import DistilCLIP, load_pairs
+from distilclip.book.figures import GREEN, use_book_style
 from distilclip.data import decode_pixels
-from distilclip.figures import GREEN, use_book_style
 from distilclip.search import caption_bank, expand_queries
 
 QUERIES = (

@@ -20,7 +20,7 @@ from jupyter_cache.base import CacheBundleIn
 from jupyter_cache.executors.utils import ExecutionResult, single_nb_execution
 from tqdm import tqdm
 
-LONGEST = ("08_train", "10_explain", "09_search", "06_model")  # by their time, longest first
+LONGEST = ("08_train", "10_explain", "09_search", "06_model", "13_export")  # longest first
 TIMEOUT = 900  # seconds for a cell, as in _config.yml
 WORKERS = min(os.cpu_count() or 1, 4)
 

@@ -1,25 +1,37 @@
 """Keep the notebooks the mirror of the package, and every link to the repository the same.
 
 A class or function that a notebook defines under a name that a chapter's module defines is the
-module's own code. This tool copies the module's source over each such definition, and writes
-the repository's address, which stands in pyproject.toml, wherever else it is needed.
+module's own code, and a chapter's notebook builds all of its module. A long class is told over
+several cells: `class_parts.py` puts it together and takes it apart. This tool copies the
+module's source over each such definition, and writes the repository's address, which stands in
+pyproject.toml, wherever else it is needed.
 
     python tools/mirror.py            copy
     python tools/mirror.py --check    only say what differs; status 1 if anything does
 """
 
 import ast
-import json
 import re
+import subprocess
 import sys
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
+from class_parts import (
+    Definition,
+    Original,
+    assembled,
+    dump,
+    originals,
+    python_of,
+    read_definitions,
+    rewrite,
+)
 
 ROOT = Path(__file__).parents[1]
-CHAPTERS = {
+CHAPTERS = {  # module: the notebook that builds it, in the order of the book
     "patches": "01_patches",
     "attention": "02_attention",
     "vit": "03_vit",
@@ -27,39 +39,17 @@ CHAPTERS = {
     "loss": "05_loss",
     "model": "06_model",
     "data": "07_data",
-    "train": "08_train",
+    "training": "08_train",
     "search": "09_search",
     "explain": "10_explain",
     "scale": "11_scale",
     "share": "12_share",
+    "export": "13_export",
 }
-COMPLETE = (
-    "patches",
-    "attention",
-    "vit",
-    "text",
-    "loss",
-    "model",
-    "data",
-    "train",
-    "search",
-    "explain",
-    "scale",
-    "share",
-)
+EXTRAS = {"13_export": "[onnx]"}  # what a notebook needs besides the package's own requirements
+LINKED = ("*.md", "book/*.md", "CITATION.cff", "_config.yml", "distilclip/command/cli.py")
+BADGE = r"\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)"
 SETUP_TAG = "setup"
-EXTRAS = {"12_share": "[onnx]"}  # what a notebook needs besides the package's own requirements
-
-
-@dataclass
-class Definition:
-    """A class or function at the top level of a module or of a notebook's cell."""
-
-    name: str
-    where: str
-    source: str
-    node: ast.AST
-    cell: int = -1
 
 
 def repository() -> str:
@@ -68,92 +58,160 @@ def repository() -> str:
     return project["urls"]["Repository"]
 
 
-def definitions(source: str, where: str, cell: int = -1) -> list[Definition]:
-    """Every public class and function at the top level of some source code."""
-    lines = source.splitlines()
-    found = []
-    for node in ast.parse(source).body:
-        if not isinstance(node, ast.ClassDef | ast.FunctionDef) or node.name.startswith("_"):
-            continue
-        first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
-        text = "\n".join(lines[first - 1 : node.end_lineno])
-        found.append(Definition(node.name, where, text, node, cell))
-    return found
-
-
-def package_definitions() -> dict[str, Definition]:
-    """Name to definition for all chapters' modules; a name stands in one module only."""
-    found: dict[str, Definition] = {}
-    for module in CHAPTERS:
-        for item in definitions((ROOT / f"distilclip/{module}.py").read_text(), module):
-            if item.name in found:
-                raise SystemExit(
-                    f"{item.name} is defined in distilclip/{item.where}.py and in "
-                    f"distilclip/{found[item.name].where}.py: names must be unique."
-                )
-            found[item.name] = item
-    return found
-
-
-def cell_source(cell) -> str:
-    """A code cell's source with notebook magics as comments, so that it parses as Python."""
-    return re.sub(r"^(\s*)[%!]", r"\1pass  # ", cell.source, flags=re.MULTILINE)
-
-
 def notebooks() -> list[Path]:
     return sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
-def notebook_definitions(path: Path) -> list[Definition]:
-    """Every public class and function that a notebook's code cells define."""
-    cells = nbformat.read(path, as_version=4).cells
+def read_package() -> dict[str, Original]:
+    """Every public class and function of the chapters' modules, under its name."""
+    found: dict[str, Original] = {}
+    for module in CHAPTERS:
+        for item in originals((ROOT / f"distilclip/{module}.py").read_text(), module):
+            name = item.node.name
+            if name in found:
+                raise SystemExit(
+                    f"{name} is defined in distilclip/{module}.py and in "
+                    f"distilclip/{found[name].module}.py: names must be unique."
+                )
+            found[name] = item
+    return found
+
+
+# --- What the check says ---------------------------------------------------------------------
+
+
+def check_definitions(package: dict[str, Original]) -> Iterator[str]:
+    """Code that differs from the package's, and names that their own notebook does not build."""
+    built: dict[str, list[str]] = {name: [] for name in package}
+    for path in notebooks():
+        definitions, strays = read_definitions(nbformat.read(path, as_version=4).cells)
+        for part in strays:
+            yield (
+                f"{part.name} is added to {part.owner} in cell {part.cell} of {path.name}, and no "
+                f"cell before it defines the class {part.owner}."
+            )
+        for item in definitions:
+            original = package.get(item.head.name)
+            if original is None:
+                continue
+            built[item.head.name].append(f"{path.name} cell {item.head.cell}")
+            yield from compare(item, original, path.name)
+            if path.stem != CHAPTERS[original.module]:
+                yield (
+                    f"{item.head.name} of distilclip/{original.module}.py is built in {path.name}, "
+                    f"but its chapter is {CHAPTERS[original.module]}.ipynb."
+                )
+    for name, places in built.items():
+        if len(places) > 1:
+            yield f"{name} is built more than once: {', '.join(places)}."
+        if not places:
+            yield f"{name} of distilclip/{package[name].module}.py is built in no notebook."
+
+
+def compare(item: Definition, original: Original, notebook: str) -> Iterator[str]:
+    """How a notebook's class or function differs from the package's."""
+    name, module = item.head.name, f"distilclip/{original.module}.py"
+    inside = {getattr(member, "name", None) for member in item.head.node.body}
+    added = [part.name for part in item.added]
+    twice = [
+        method for method in dict.fromkeys(added) if added.count(method) > 1 or method in inside
+    ]
+    if twice:
+        yield from (f"{name}.{method} is told twice in {notebook}: keep one." for method in twice)
+        return
+    ours, theirs = assembled(item), original.node
+    if dump(ours) == dump(theirs):
+        return
+    same_members = sorted(map(dump, ours.body)) == sorted(map(dump, theirs.body))
+    pairs = zip(ours.body, theirs.body, strict=False)
+    here, there = next(((a, b) for a, b in pairs if dump(a) != dump(b)), (None, None))
+    if same_members and isinstance(here, ast.FunctionDef) and isinstance(there, ast.FunctionDef):
+        yield (
+            f"{notebook} has {name}.{here.name} where {module} has {name}.{there.name}: put its "
+            "cells into the package's order."
+        )
+    else:
+        yield (
+            f"{name} in cell {item.head.cell} of {notebook} is not the code of {module}: "
+            "rename it, or run 'make mirror'."
+        )
+
+
+def check_imports() -> Iterator[str]:
+    """Imports of the package's private names, in notebooks, tools, benchmarks and tests."""
+    for path in notebooks():
+        for number, cell in enumerate(nbformat.read(path, as_version=4).cells):
+            if cell.cell_type == "code":
+                for name in private_imports(python_of(cell)):
+                    yield f"Cell {number} of {path.name} imports the private name {name}."
+    for folder in ("tools", "benchmarks", "tests"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for name in private_imports(path.read_text()):
+                yield f"{path.relative_to(ROOT)} imports the private name {name}."
+
+
+def private_imports(source: str) -> list[str]:
+    """The names below distilclip that some code imports and that begin with an underscore."""
+    names = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
     return [
-        item
-        for number, cell in enumerate(cells)
-        if cell.cell_type == "code"
-        for item in definitions(cell_source(cell), path.name, number)
+        name
+        for name in names
+        if name.startswith("distilclip.")
+        and any(part.startswith("_") and not part.endswith("__") for part in name.split("."))
     ]
 
 
-def check_definitions() -> list[str]:
-    """What is wrong: code that differs, and public names not built in exactly one notebook."""
-    package = package_definitions()
-    problems, built = [], {}
-    for path in notebooks():
-        for item in notebook_definitions(path):
-            original = package.get(item.name)
-            if original is None:
-                continue
-            built.setdefault(item.name, []).append(f"{path.name} cell {item.cell}")
-            if ast.dump(item.node) != ast.dump(original.node):
-                problems.append(
-                    f"{item.name} in cell {item.cell} of {path.name} is not the code of "
-                    f"distilclip/{original.where}.py: rename it, or run 'make mirror'."
-                )
-    for name, item in package.items():
-        places = built.get(name, [])
-        if len(places) > 1:
-            problems.append(f"{name} is built more than once: {', '.join(places)}.")
-        if not places and item.where in COMPLETE:
-            problems.append(f"{name} of distilclip/{item.where}.py is built in no notebook.")
-    return problems
+# --- What is copied --------------------------------------------------------------------------
 
 
-def copy_definitions(path: Path, package: dict[str, Definition]) -> bool:
-    """Replace each definition in a notebook by the package's code; say whether any changed."""
-    notebook = nbformat.read(path, as_version=4)
-    changed = False
-    for cell in notebook.cells:
-        if cell.cell_type != "code":
-            continue
-        for item in definitions(cell_source(cell), path.name):
-            original = package.get(item.name)
-            if original and item.source != original.source:
-                cell.source = cell.source.replace(item.source, original.source)
-                changed = True
-    if changed:
-        nbformat.write(notebook, path)
-    return changed
+def copy_definitions(text: str, package: dict[str, Original]) -> str:
+    """A notebook's text with the package's code in every definition of the package's names."""
+    notebook = nbformat.reads(text, as_version=4)
+    number = 0
+    while number < len(definitions := read_definitions(notebook.cells)[0]):
+        item = definitions[number]  # read anew, because cells come and go
+        if item.head.name in package:
+            rewrite(notebook.cells, item, package[item.head.name])
+        number += 1
+    import_decorator(notebook.cells)
+    return nbformat.writes(notebook) + "\n"
+
+
+def import_decorator(cells: list) -> None:
+    """Import `add_to_class` where cells use it and none imports it, with the first imports."""
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    users = [cell for cell in code if "@add_to_class(" in cell.source]
+    if not users or any(re.search(r"import .*\badd_to_class\b", cell.source) for cell in code):
+        return
+    cell, line = users[0], 0
+    for earlier in code[: code.index(users[0])]:
+        imports = [
+            node
+            for node in ast.parse(python_of(earlier)).body
+            if isinstance(node, ast.Import | ast.ImportFrom)
+        ]
+        if imports and SETUP_TAG not in earlier.metadata.get("tags", []):
+            cell, line = earlier, imports[0].end_lineno
+            break
+    lines = cell.source.split("\n")
+    lines.insert(line, "from distilclip.book.growing import add_to_class")
+    cell.source = "\n".join(lines)
+
+
+def formatted(text: str, path: Path) -> str:
+    """A notebook's text with its imports sorted and its code formatted, as `path` would be."""
+    for command in (["check", "--fix", "--exit-zero", "--select", "I"], ["format"]):
+        command = [sys.executable, "-m", "ruff", *command, "--quiet", "--stdin-filename", path, "-"]
+        done = subprocess.run(command, input=text, capture_output=True, encoding="utf-8")
+        if done.returncode:
+            raise SystemExit(f"{path.name}: {done.stderr}")
+        text = done.stdout
+    return text
 
 
 def setup_cell(address: str, extra: str = "") -> str:
@@ -163,7 +221,8 @@ def setup_cell(address: str, extra: str = "") -> str:
         "import sys\n"
         "\n"
         'if "google.colab" in sys.modules:\n'
-        f'    %pip install --quiet "distilclip{extra} @ git+{address}"'
+        f'    address = "{address}"\n'
+        f'    %pip install --quiet "distilclip{extra} @ git+{{address}}"'
     )
 
 
@@ -176,44 +235,45 @@ def badge(path: Path, address: str) -> str:
     )
 
 
+def link_notebook(text: str, path: Path, address: str) -> str:
+    """A notebook's text with the repository's address in its set-up cell and its button."""
+    notebook = nbformat.reads(text, as_version=4)
+    for cell in notebook.cells:
+        if SETUP_TAG in cell.metadata.get("tags", []):
+            cell.source = setup_cell(address, EXTRAS.get(path.stem, ""))
+        cell.source = re.sub(BADGE, badge(path, address), cell.source)
+    return nbformat.writes(notebook) + "\n"
+
+
 def linked_files(address: str) -> dict[Path, str]:
     """Every file that names the repository, with the text that it should have."""
-    wanted = {}
     pattern = re.compile(r"https://github\.com/[\w-]+/Distil-?CLIP", re.IGNORECASE)
-    for name in ("README.md", "CITATION.cff", "_config.yml", "distilclip/cli.py"):
-        text = (ROOT / name).read_text()
-        wanted[ROOT / name] = pattern.sub(address, text)
-    for path in notebooks():
-        notebook = json.loads(path.read_text())
-        for cell in notebook["cells"]:
-            source = "".join(cell["source"])
-            if SETUP_TAG in cell["metadata"].get("tags", []):
-                source = setup_cell(address, EXTRAS.get(path.stem, ""))
-            source = re.sub(
-                r"\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)", badge(path, address), source
-            )
-            cell["source"] = source.splitlines(keepends=True)
-        wanted[path] = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
-    return wanted
+    files = [path for name in LINKED for path in sorted(ROOT.glob(name))]
+    wanted = {path: pattern.sub(address, path.read_text()) for path in files}
+    return wanted | {path: link_notebook(path.read_text(), path, address) for path in notebooks()}
 
 
 def main() -> int:
-    check = "--check" in sys.argv[1:]
+    package, address = read_package(), repository()
     problems = []
-    if not check:
-        package = package_definitions()
+    if "--check" in sys.argv[1:]:
+        for path, text in linked_files(address).items():
+            if path.read_text() != text:
+                problems.append(
+                    f"{path.name} has another address or set-up cell: run 'make mirror'."
+                )
+    else:
         for path in notebooks():
-            if copy_definitions(path, package):
+            before = path.read_text()
+            text = copy_definitions(before, package)
+            if text != before and (text := formatted(text, path)) != before:
+                path.write_text(text)
                 print(f"{path.name}: copied the package's code; run it again (make notebooks)")
-    for path, text in linked_files(repository()).items():
-        if path.read_text() == text:
-            continue
-        if check:
-            problems.append(f"{path.name} has another address or set-up cell: run 'make mirror'.")
-        else:
-            path.write_text(text)
-            print(f"{path.name}: wrote the repository's address")
-    problems += check_definitions()
+        for path, text in linked_files(address).items():
+            if path.read_text() != text:
+                path.write_text(text)
+                print(f"{path.name}: wrote the repository's address")
+    problems += [*check_definitions(package), *check_imports()]
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0

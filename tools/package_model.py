@@ -9,7 +9,6 @@ asked for, the image side and the projections, in float16, to distilclip/emoji/m
 
 import argparse
 import json
-import tomllib
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
@@ -17,8 +16,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from distilclip import DistilCLIP, TrainConfig
-from distilclip.files import save_tensors, write_text
+from distilclip import DistilCLIP, TrainConfig, __version__
+from distilclip.storage.files import write_text
+from distilclip.storage.weights import save_tensors
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "distilclip" / "emoji" / "model"
@@ -27,7 +27,8 @@ FOLDER = ROOT / "distilclip" / "emoji" / "model"
 def command_of(settings: dict) -> str:
     """The command that starts a run with these settings: what differs from its preset."""
     preset = asdict(TrainConfig(preset=settings["preset"]))
-    changes = {name: value for name, value in settings.items() if value != preset[name]}
+    given = {name: value for name, value in settings.items() if value is not None}
+    changes = {name: value for name, value in given.items() if value != preset[name]}
     if changes.get("vision_lr") == changes.get("lr"):  # it follows lr where it is not given
         changes.pop("vision_lr", None)
     options = [f"--{name.replace('_', '-')} {value}" for name, value in changes.items()]
@@ -50,10 +51,9 @@ def main() -> None:
     if not final:
         raise SystemExit(f"The run in {options.run} has not ended: it has no final figures.")
     settings = json.loads((options.run / "train_config.json").read_text())
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     results = {
         "command": command_of(settings),
-        "version": version,
+        "version": __version__,
         "commit": options.commit,
         "date": date.today().isoformat(),
         "device": options.device,

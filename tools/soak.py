@@ -115,7 +115,7 @@ def run(
     start, killed_at, peak = time.monotonic(), None, 0.0
     with open(place / "out.txt", "w+b") as out, open(place / "err.txt", "w+b") as err:
         process = subprocess.Popen(
-            [sys.executable, "-m", "distilclip.cli", *command],
+            [sys.executable, "-m", "distilclip.command.cli", *command],
             stdout=out,
             stderr=err,
             env=environment,

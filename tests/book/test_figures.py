@@ -6,8 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from distilclip.exercises import check
-from distilclip.figures import show_images, show_table, use_book_style
+from distilclip.book.figures import show_images, show_table, use_book_style
 
 
 @pytest.fixture(autouse=True)
@@ -16,25 +15,6 @@ def without_a_window():
     with plt.rc_context():
         yield
     plt.close("all")
-
-
-@pytest.mark.parametrize(
-    ("answer", "expected", "said"),
-    [
-        (..., 3, "No answer yet: replace the dots."),
-        (None, 3, "No answer yet: replace the dots."),
-        (3, 3, "Correct."),
-        (3 + 1e-7, 3, "Correct."),
-        (4, 3, "Not yet: the shape is right, the values are not."),
-        (torch.ones(2), torch.ones(2), "Correct."),
-        (torch.ones(2, 1), torch.ones(2), "Not yet: the shape is (2, 1), expected (2,)."),
-        ("noto", "noto", "Correct."),
-        ("noto", "fluent", "Not yet: got 'noto'."),
-    ],
-)
-def test_an_answer_gets_one_sentence(answer, expected, said, capsys):
-    check(answer, expected)
-    assert capsys.readouterr().out == said + "\n"
 
 
 def test_pictures_of_every_kind_are_shown_as_they_are():

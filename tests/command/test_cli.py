@@ -4,13 +4,16 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
 from distilclip import ImageIndex, load_pairs
-from distilclip.cli import load_run, main
+from distilclip.command.cli import load_run, main
+from distilclip.runs.settings import PRESETS, TrainConfig
 from distilclip.search import caption_bank, expand_queries
 
 TINY = [
@@ -90,7 +93,7 @@ def model(run):
 @pytest.fixture
 def loaded(model, monkeypatch):
     """The run is loaded once: these tests search often."""
-    monkeypatch.setattr("distilclip.cli.load_run", lambda name: model)
+    monkeypatch.setattr("distilclip.command.cli.load_run", lambda name: model)
 
 
 def test_words_can_be_said_in_those_of_known_captions(run, loaded, pictures, capsys):
@@ -174,7 +177,7 @@ def test_names_of_any_kind_are_printed_on_one_line(run, loaded, tmp_path, capsys
 def test_help_needs_no_pytorch():
     code = (
         "import sys\n"
-        "from distilclip.cli import main\n"
+        "from distilclip.command.cli import main\n"
         "helps = ['--help'], ['train', '--help'], ['search', '--help']\n"
         "for words in (*helps, ['search', 'run'], ['fly'], []):\n"
         "    try: main(words)\n"
@@ -186,9 +189,34 @@ def test_help_needs_no_pytorch():
 
 def test_help_and_version_work_in_a_process_of_their_own():
     for arguments, expected in ((["--help"], "search"), (["--version"], "distilclip 0.")):
-        command = [sys.executable, "-m", "distilclip.cli", *arguments]
+        command = [sys.executable, "-m", "distilclip.command.cli", *arguments]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0 and expected in done.stdout
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_fills_what_is_not_given(preset, monkeypatch):
+    asked = []
+    result = SimpleNamespace(metrics={}, folder="x")
+    monkeypatch.setattr("distilclip.training.train", lambda config: asked.append(config) or result)
+    command = ["train", "--out", "x", "--preset", preset]
+    assert main(command) == 0
+    assert main([*command, "--epochs", "7", "--flip", "--no-cls-token"]) == 0
+    changes = {"epochs": 7, "flip": True, "cls_token": False}
+    plain = {"out": "x", "preset": preset}
+    assert asked == [TrainConfig(**plain), TrainConfig(**plain, **changes)]
+
+
+def test_help_shows_every_setting_with_its_values(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for field in fields(TrainConfig):
+        flag = f"--{field.name.replace('_', '-')}"
+        assert f"[{flag}" in text or f" {flag} " in text
+    assert "in pixels (cpu 48, t4 224, original 224)" in text
+    assert "seen (cpu 120, t4 25, original 25)" in text
+    assert "shared space (default: 256)" in text
 
 
 FAULTS = {
@@ -280,7 +308,7 @@ class Interrupt:
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 sys.meta_path.insert(0, Interrupt())
-from distilclip.cli import main
+from distilclip.command.cli import main
 sys.exit(main(["evaluate", "nowhere", "--data", "emoji"]))
 """
 

@@ -18,7 +18,7 @@ from PIL import Image
 from distilclip import DistilCLIP, load_pairs
 from distilclip.search import caption_bank, expand_queries
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STATIC = ROOT / "book" / "_static" / "search"
 NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(NODE is None, reason="runs JavaScript, which needs node")

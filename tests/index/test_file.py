@@ -1,0 +1,122 @@
+"""An index survives saving, moving and kills, and belongs to the model that made it."""
+
+import os
+import random
+import signal
+import time
+
+import pytest
+import safetensors.torch
+import torch
+from child_processes import in_a_child_that_dies
+from PIL import Image
+
+from distilclip import DistilCLIP, ImageIndex
+from distilclip.command.gallery import write_gallery
+from distilclip.command.index_cache import index_file
+
+
+def test_an_index_survives_saving(small_model, pictures, tmp_path):
+    index = ImageIndex.from_folder(small_model, pictures)
+    index.save(tmp_path / "index.safetensors")
+    loaded = ImageIndex.load(small_model, tmp_path / "index.safetensors")
+    assert [p.resolve() for p in loaded.paths] == [p.resolve() for p in index.paths]
+    assert torch.equal(loaded.embeds, index.embeds) and loaded.stamps == index.stamps
+    assert loaded.refresh() == (0, 0)
+    (tmp_path / "broken.safetensors").write_bytes(b"not an index")
+    with pytest.raises(ValueError, match="is not an index, or is damaged"):
+        ImageIndex.load(small_model, tmp_path / "broken.safetensors")
+    with pytest.raises(FileNotFoundError, match="There is no index"):
+        ImageIndex.load(small_model, tmp_path / "absent.safetensors")
+
+
+def test_an_index_moves_with_its_folder(small_model, pictures, tmp_path):
+    ImageIndex.from_folder(small_model, pictures).save(pictures / "index.safetensors")
+    pictures.rename(tmp_path / "moved")
+    loaded = ImageIndex.load(small_model, tmp_path / "moved" / "index.safetensors")
+    assert all(path.is_file() for path in loaded.paths) and loaded.refresh() == (0, 0)
+
+
+def test_names_that_are_no_unicode_survive_saving(small_model, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    name = os.fsdecode(b"caf\xe9.png")
+    Image.new("RGB", (9, 9)).save(folder / name)
+    index = ImageIndex.from_folder(small_model, folder)
+    index.save(tmp_path / "index")
+    assert ImageIndex.load(small_model, tmp_path / "index").names == [name]
+    write_gallery("x", index.search("x"), folder, tmp_path / "page.html")
+    assert "caf%E9.png" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_an_index_belongs_to_the_model_that_made_it(small_model, small_text, pictures, tmp_path):
+    index = ImageIndex.from_folder(small_model, pictures)
+    index.save(tmp_path / "index")
+    other = DistilCLIP(small_model.config, small_text)
+    other.load_state_dict(small_model.state_dict())
+    assert len(ImageIndex.load(other, tmp_path / "index")) == 3  # the same weights: the same model
+    with torch.no_grad():
+        other.text_projection.linear.weight.add_(1)  # decides no picture's vector
+    assert len(ImageIndex.load(other, tmp_path / "index")) == 3
+    with torch.no_grad():
+        other.vision.state_dict()[next(iter(other.vision.state_dict()))].view(-1)[0] += 1e-3
+    with pytest.raises(ValueError, match="was made by another model"):
+        ImageIndex.load(other, tmp_path / "index")
+    assert index_file(other, pictures) != index_file(small_model, pictures)
+
+
+def test_any_cut_of_an_index_is_refused(small_model, pictures, tmp_path):
+    ImageIndex.from_folder(small_model, pictures).save(tmp_path / "whole")
+    content = (tmp_path / "whole").read_bytes()
+    for length in range(0, len(content), 7):
+        (tmp_path / "cut").write_bytes(content[:length])
+        with pytest.raises(ValueError, match="is not an index, or is damaged"):
+            ImageIndex.load(small_model, tmp_path / "cut")
+
+
+def test_an_index_of_ten_thousand_survives_kills_while_it_is_saved(small_model, tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(2, 10_000, 16, generator=generator)
+    names = [f"a folder/with a picture {n}.jpg" for n in range(10_000)]
+    old, new = (ImageIndex(small_model, names, v) for v in vectors)
+    file = tmp_path / "index.safetensors"
+    old.save(file)
+    started = time.perf_counter()
+    new.save(tmp_path / "other")
+    duration = time.perf_counter() - started
+    delays, killed, found = random.Random(0), 0, []
+    for _ in range(40):
+        old.save(file)
+        killed += in_a_child_that_dies(lambda: new.save(file), delays.uniform(0, 1.2 * duration))
+        loaded = ImageIndex.load(small_model, file)
+        assert loaded.names == names
+        found.append([torch.equal(loaded.embeds, v) for v in vectors])
+        assert sum(found[-1]) == 1  # the one or the other, never a mixture
+    assert killed >= 10 and [True, False] in found
+
+
+@pytest.mark.parametrize("step", ["save_file", "os.fsync", "os.replace"])
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_kill_at_each_step_of_saving_leaves_a_whole_index(
+    step, moment, small_model, tmp_path, monkeypatch
+):
+    vectors = torch.randn(2, 10_000, 16, generator=torch.Generator().manual_seed(0))
+    names = [str(n) for n in range(10_000)]
+    file = tmp_path / "index"
+    ImageIndex(small_model, names, vectors[0]).save(file)
+    owner = safetensors.torch if step == "save_file" else os
+    name = step.removeprefix("os.")
+    function = getattr(owner, name)
+
+    def die(*arguments, **options):
+        if moment == "after":
+            function(*arguments, **options)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def save():
+        setattr(owner, name, die)
+        ImageIndex(small_model, names, vectors[1]).save(file)
+
+    assert in_a_child_that_dies(save, 60)
+    is_new = step == "os.replace" and moment == "after"
+    assert torch.equal(ImageIndex.load(small_model, file).embeds, vectors[int(is_new)])

@@ -1,0 +1,140 @@
+"""A resumed run ends as if nothing had happened; a state that does not fit is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from recorded_runs import assert_same_weights, losses
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import distilclip.training as training
+from distilclip import load_pairs, train
+from distilclip.runs.checkpoint import STATE_FILE, read_state
+from distilclip.training import start_run
+
+RANDOM = {"dropout": 0.1, "patch_dropout": 0.25, "augmentation": 1.0, "flip": True}
+
+
+@pytest.mark.parametrize(
+    ("stop", "changes"),
+    [
+        (1, {}),
+        (3, {}),
+        (5, {"text_lr": 1e-4}),
+        (2, {"ema": 0.9}),
+        (5, {"text_lr": 1e-4, "ema": 0.99, "micro_batch": 5}),
+        (5, {"precision": "float16"}),
+        (3, {"precision": "bfloat16"}),
+        (2, {"text_lr": 1e-4, "text_start": 0.5, "ema": 0.9}),
+        (3, {"text_lr": 1e-4, "text_start": 0.5}),  # the first step in which the captions learn
+        (5, {"text_lr": 1e-4, "text_start": 0.5}),
+        (3, {"text_lr": 1e-4, "text_layers": 1, "text_start": 0.5}),
+        (5, {"text_lr": 1e-4, "text_layers": 1, "micro_batch": 5, "ema": 0.9}),
+        (2, {"full_size_start": 0.5, "precision": "bfloat16"}),
+        (3, {"full_size_start": 0.5}),  # the first step with pictures of full size
+    ],
+)
+def test_a_resumed_run_ends_with_the_same_weights(config, tmp_path, monkeypatch, stop, changes):
+    changes = RANDOM | {"epochs": 2} | changes
+    whole = train(config(tmp_path / "whole", **changes), progress=False)
+    step, calls = training.train_step, []
+
+    def stopping(*arguments):
+        if len(calls) == stop:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return step(*arguments)
+
+    monkeypatch.setattr(training, "train_step", stopping)
+    with pytest.raises(KeyboardInterrupt, match=f"Stopped at step {stop}"):
+        train(config(tmp_path / "part", **changes), progress=False)
+    monkeypatch.setattr(training, "train_step", step)
+    resumed = train(config(tmp_path / "part", resume=True, **changes), progress=False)
+    assert_same_weights(whole.model, resumed.model)
+    files = [load_file(tmp_path / d / STATE_FILE) for d in ("whole", "part")]
+    assert files[0].keys() == files[1].keys()
+    assert all(torch.equal(files[0][n], files[1][n]) for n in files[0])
+    assert losses(whole.history) == losses(resumed.history)
+    states = [read_state(tmp_path / d, config(tmp_path, **changes)) for d in ("whole", "part")]
+    assert states[0]["scaler"] == states[1]["scaler"]
+    assert bool(states[0]["scaler"]) == (changes.get("precision") == "float16")
+
+
+def test_a_finished_run_resumes_to_itself(config, tmp_path):
+    first = train(config(tmp_path / "run"), progress=False)
+    again = train(config(tmp_path / "run", resume=True), progress=False)
+    assert first.metrics == again.metrics and first.history == again.history
+
+
+def test_a_run_is_not_resumed_on_other_pairs(config, shapes, tmp_path):
+    folder = tmp_path / "shapes"
+    shutil.copytree(shapes, folder)
+    first = train(config(tmp_path / "run", data=str(folder)), progress=False)
+    state = (tmp_path / "run" / STATE_FILE).read_bytes()
+    rest = {"data": str(folder), "resume": True}
+    caption = folder / Path(load_pairs(folder)["train"]["image_id"][0]).with_suffix(".txt")
+    before = caption.read_text()
+    caption.write_text("something else")
+    with pytest.raises(ValueError, match=r"The training pairs of .* have changed"):
+        train(config(tmp_path / "run", **rest), progress=False)
+    assert (tmp_path / "run" / STATE_FILE).read_bytes() == state
+    caption.write_text(before)
+    assert train(config(tmp_path / "run", **rest), progress=False).metrics == first.metrics
+
+
+def test_a_setting_that_an_older_version_did_not_know_was_off_then(config, tmp_path):
+    changes = {"preset": "t4", "text_start": 0.0, "epochs": 1}
+    train(config(tmp_path, **changes), progress=False)
+    file = tmp_path / STATE_FILE
+    with safe_open(file, "pt") as opened:
+        state = json.loads(opened.metadata()["state"])
+    del state["config"]["text_start"]
+    save_file(load_file(file), file, {"state": json.dumps(state)})
+    read_state(tmp_path, config(tmp_path, **changes))
+    with pytest.raises(ValueError, match=r"started with text_start 0\.0: resume with the same"):
+        read_state(tmp_path, config(tmp_path, **changes | {"text_start": 0.5}))
+
+
+def files_of(folder: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_another_run_is_never_overwritten(config, tmp_path):
+    train(config(tmp_path / "run", epochs=1), progress=False)
+    before = files_of(tmp_path / "run")
+    with pytest.raises(FileExistsError, match="is not empty: add --resume"):
+        train(config(tmp_path / "run", epochs=1), progress=False)
+    with pytest.raises(ValueError, match=r"was started with lr 0\.002"):
+        train(config(tmp_path / "run", epochs=1, lr=1e-4, resume=True), progress=False)
+    assert files_of(tmp_path / "run") == before
+
+
+def test_a_damaged_or_absent_state_is_named(config, tmp_path):
+    with pytest.raises(FileNotFoundError, match="Nothing to resume"):
+        train(config(tmp_path / "run", resume=True), progress=False)
+    train(config(tmp_path / "run", epochs=1), progress=False)
+    state = tmp_path / "run" / STATE_FILE
+    whole = state.read_bytes()
+    for size in (0, 4, 100, len(whole) // 2, len(whole) - 1):
+        state.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match="is damaged and cannot be resumed"):
+            train(config(tmp_path / "run", epochs=1, resume=True), progress=False)
+
+
+def test_a_state_of_another_model_is_refused(config, tmp_path):
+    settings = config(tmp_path / "run", epochs=1)
+    train(settings, progress=False)
+    saved = read_state(tmp_path / "run", settings)
+    for name, tensor, message in (
+        ("model.image_projection.linear.weight", torch.zeros(2, 2), "is another tensor"),
+        ("model.nothing", torch.zeros(1), "is another tensor"),
+        ("optimizer.log_logit_scale.exp_avg", torch.zeros(2), "is another tensor"),
+        ("optimizer.0.exp_avg", torch.zeros(2), "is another tensor"),
+        ("model.log_logit_scale", None, "is missing"),
+    ):
+        tensors = {n: t for n, t in (saved["tensors"] | {name: tensor}).items() if t is not None}
+        with pytest.raises(ValueError, match=message):
+            start_run(settings, torch.device("cpu"), saved | {"tensors": tensors})

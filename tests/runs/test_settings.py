@@ -1,0 +1,47 @@
+"""A preset fills what is not given, and settings that cannot work are refused."""
+
+import math
+
+import pytest
+
+from distilclip import TrainConfig
+
+
+def test_presets_can_be_changed_one_by_one():
+    assert TrainConfig(preset="original").batch_size == 64
+    assert TrainConfig(preset="original").lr == TrainConfig(preset="original").text_lr == 5e-5
+    assert TrainConfig(preset="original").epochs == 25
+    assert TrainConfig(preset="t4", epochs=2).epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"preset": "tpu"}, "Unknown preset 'tpu'"),
+        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"batch_size": 1}, "at least 2"),
+        ({"lr": 0.0}, "lr must be positive"),
+        ({"lr": math.nan}, "lr must be positive"),
+        ({"precision": "int8"}, "Unknown precision"),
+        ({"micro_batch": -1}, "micro_batch must not be negative, got -1"),
+        ({"ema": 1.0}, r"ema must be in \[0, 1\), got 1.0"),
+        ({"embed_dim": 0}, "embed_dim must be at least 1"),
+        ({"image_size": 30}, "image_size 30 is not divisible by patch_size 8"),
+        (
+            {"epochs": 3, "text_lr": 1e-4, "text_start": 0.9},
+            "text_start 0.9 of 3 epochs leaves the text encoder none to learn in",
+        ),
+        ({"full_size_start": 1.0}, "full_size_start must be in"),
+        ({"text_layers": 2}, "text_layers needs a text_lr above 0"),
+        ({"text_layers": -1, "text_lr": 1e-4}, "text_layers must not be negative"),
+    ],
+)
+def test_impossible_settings_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**changes)
+
+
+def test_a_missing_tensorboard_is_named_before_anything_starts(config, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install tensorboard"):
+        config(tmp_path / "run", tensorboard=True)

@@ -1,0 +1,71 @@
+"""The layouts of the Hub give the columns of every source, and each name its data set."""
+
+import datasets
+import pytest
+from PIL import Image
+from samples import COLUMNS
+
+from distilclip import load_pairs
+
+
+def test_the_layout_of_flickr8k(tmp_path):
+    (tmp_path / "data").mkdir()
+    for split, count in (("train", 6), ("validation", 2), ("test", 2)):
+        rows = {f"caption_{c}": [f"{split} {n} {c}" for n in range(count)] for c in range(5)}
+        rows["image"] = [Image.new("RGB", (50, 40), (n, 0, 0)) for n in range(count)]
+        datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image()).to_parquet(
+            tmp_path / "data" / f"{split}-00000-of-00001.parquet"
+        )
+    pairs = load_pairs(tmp_path)
+    assert [len(pairs[s]) for s in ("train", "validation", "test")] == [6, 2, 2]
+    assert set(pairs["train"].column_names) == COLUMNS
+    assert pairs["test"][1]["captions"] == [f"test 1 {c}" for c in range(5)]
+
+
+def test_the_layout_of_naruto(tmp_path):
+    (tmp_path / "data").mkdir()
+    rows = {
+        "image": [Image.new("RGB", (50, 40), (n, 0, 0)) for n in range(20)],
+        "text": [f"a man number {n}" for n in range(20)],
+    }
+    datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image()).to_parquet(
+        tmp_path / "data" / "train-00000-of-00001.parquet"
+    )
+    pairs = load_pairs(tmp_path)
+    assert all(map(len, pairs.values())) and len(pairs["train"]) >= 10
+    for split in pairs.values():
+        for row in split:
+            assert row["captions"] == [f"a man number {row['image'].getpixel((0, 0))[0]}"]
+    ids = [i for split in pairs.values() for i in split["image_id"]]
+    assert sorted(ids) == sorted(f"train/{n}" for n in range(20))  # each picture in one split
+    again = load_pairs(tmp_path)
+    assert all(again[s]["image_id"][:] == pairs[s]["image_id"][:] for s in pairs)
+
+
+@pytest.mark.parametrize(
+    ("name", "hub_id", "sizes"),
+    [
+        ("flickr8k", "jxie/flickr8k", [6, 3, 3]),
+        ("naruto", "lambda/naruto-blip-captions", [8, 1, 1]),
+        ("someone/anything", "someone/anything", [8, 1, 1]),
+    ],
+)
+def test_the_names_of_the_hub_sources(name, hub_id, sizes, monkeypatch):
+    def columns(count):
+        texts = [f"number {n}" for n in range(count)]
+        captions = (
+            {f"caption_{c}": texts for c in range(5)} if name == "flickr8k" else {"text": texts}
+        )
+        rows = {"image": [Image.new("RGB", (5, 5))] * count, **captions}
+        return datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+
+    def on_the_hub(asked):
+        assert asked == hub_id
+        if name != "flickr8k":
+            return datasets.DatasetDict(train=columns(10))
+        return datasets.DatasetDict(train=columns(6), validation=columns(3), test=columns(3))
+
+    monkeypatch.setattr(datasets, "load_dataset", on_the_hub)
+    pairs = load_pairs(name)
+    assert [len(pairs[s]) for s in ("train", "validation", "test")] == sizes
+    assert all(len(c) == (5 if name == "flickr8k" else 1) for c in pairs["test"]["captions"])

@@ -1,0 +1,38 @@
+"""What is said of the packaged model is what made it."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from distilclip import TrainConfig
+from distilclip.runs.checkpoint import ELSEWHERE
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+
+import package_model
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "options"),
+    [({}, ""), ({"epochs": 3, "lr": 0.001, "text_model": "minilm"}, " --text-model minilm")],
+)
+def test_the_command_names_what_differs_from_the_preset(changes, options):
+    settings = asdict(TrainConfig(preset="t4", **changes))
+    settings = {name: value for name, value in settings.items() if name not in ELSEWHERE}
+    command = package_model.command_of(settings)
+    assert command.startswith(f"distilclip train --data emoji --preset t4{options}")
+    words = command.removeprefix("distilclip train ").split()
+    given = dict(zip(words[::2], words[1::2], strict=True))
+    told = {name[2:].replace("-", "_") for name in given} - {"data", "preset"}
+    assert told == changes.keys()
+
+
+@pytest.mark.parametrize("name", ["emoji_cpu", "emoji_long"])
+def test_the_stored_commands_are_those_of_the_stored_settings(name):
+    stored = json.loads((ROOT / "book" / "results" / f"{name}.json").read_text())
+    assert package_model.command_of(stored["settings"]) == stored["command"]
