@@ -23,10 +23,12 @@ book: $(READY) ## set up, run every notebook, render the book
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/jupyter-book build . --warningiserror --nitpick --quiet
 	@echo "==> The book: $(abspath $(PAGE))"
 
-test: $(READY) ## set up, check style, run the unit tests and compare every notebook
+test: $(READY) ## set up, check style and types, run the tests, compare every notebook
 	@echo "==> Style (ruff)"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@echo "==> Types (pyright)"
+	$(BIN)/pyright
 	@echo "==> Unit tests, and every notebook against its stored output (pytest, nbval)"
 	@# A worker a core and a thread a worker: most tests are too small to share among threads.
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \

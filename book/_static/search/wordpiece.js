@@ -1,8 +1,8 @@
 /* A sentence becomes numbers, as BERT's uncased tokenizer does it (Devlin et al., 2019).
 
    In: a string. Out: ids of word pieces, [CLS] first and [SEP] last. The same rules as the class
-   BertTokenizer of `transformers`; tests/test_search_page.py compares the two. Chapter 4 says why
-   words are cut into pieces. */
+   BertTokenizer of `transformers`; tests/tools/test_build_search_page.py compares the two.
+   Chapter 4 says why words are cut into pieces. */
 
 function makeWordPiece(vocabulary, maxLength) {
   "use strict";
