@@ -7,6 +7,7 @@ are augmented as tensors. Built in chapter 7.
 
 import hashlib
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from distilclip.sources.emoji import load_emoji
-from distilclip.sources.folder import load_folder
-from distilclip.sources.hub import load_hub
-from distilclip.sources.scenes import load_scenes
+from distilclip.sources.columns import names_in
+from distilclip.sources.entries import Asked
+from distilclip.sources.hub import load_hub, load_memory
+from distilclip.sources.recognise import (
+    OWN_SOURCES,
+    Source,
+    load_own,
+    load_path,
+)
 from distilclip.storage.files import holds_array, reserve_space, write_whole
 from distilclip.storage.pictures import PIXELS_VERSION, decode_image, square
 
@@ -29,47 +35,41 @@ HUB_SOURCES = {"flickr8k": "jxie/flickr8k", "naruto": "lambda/naruto-blip-captio
 
 
 def load_pairs(
-    source: str | Path, skip_broken: bool = False
+    source: Source,
+    skip_broken: bool = False,
+    image_column: str = "",
+    caption_column: str | Sequence[str] = "",
+    split_column: str = "",
+    delimiter: str = "",
 ) -> datasets.DatasetDict:
-    """Image-caption pairs with the splits train, validation and test.
+    """Image-caption pairs: one row a picture, in the splits that the source names.
 
     Every split has the columns `image` (decoded by PIL when read), `captions` (a
-    list of one or more strings) and `image_id`. The sources:
+    list of one or more strings, all that the source has for the picture) and
+    `image_id`. The sources:
 
-    - "emoji": real drawings inside this package. `train` holds five styles, `test`
-      the same concepts in a style never seen, `test_concepts` concepts never seen
-      in any, `validation` one style of concepts that `train` shows in others.
-    - "scenes": composed drawings made by code; `test_combinations` pairs colours
-      and shapes that never meet in `train`.
-    - "flickr8k", "naruto": photographs and anime images from the Hugging Face Hub.
-    - a folder: pictures with a `metadata.csv` or `metadata.jsonl`, or a `.txt` of
-      captions (one a line) beside each; or parquet files as the Hub has them.
-    - a Hub id "owner/name": any data set with an image column and caption columns.
+    - "emoji", "scenes": real drawings inside this package, and composed ones.
+    - "flickr8k", "naruto", a Hub id "owner/name": data sets of the Hub.
+    - a folder, in one of the layouts of `distilclip.sources`, or a table in a file.
+    - a `datasets.Dataset` or `DatasetDict`, a pandas `DataFrame`.
 
-    Splits that a source does not have are drawn from its `train`, the same ones
-    each time. Raises ValueError for an unknown source or one whose contents are at
-    fault, FileNotFoundError where it cannot be reached. With `skip_broken`,
-    pictures that cannot be decoded, or have no caption, are left out and listed in
-    a warning.
+    Columns that their names do not give away are named by `image_column`,
+    `caption_column` (one, or several) and `split_column`. A `validation` and a
+    `test` that are missing are drawn from `train`, the same ones each time. Raises
+    ValueError for an unknown source or one whose contents are at fault,
+    FileNotFoundError where it cannot be reached. With `skip_broken`, what is at
+    fault is left out and listed in a warning.
     """
-    name = str(source)
-    if name == "emoji":
-        return load_emoji()
-    if name == "scenes":
-        return load_scenes()
-    if name in HUB_SOURCES:
-        return load_hub(HUB_SOURCES[name], skip_broken)
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        load = load_hub if any(folder.rglob("*.parquet")) else load_folder
-        return load(folder, skip_broken)
-    is_hub_id = name.count("/") == 1 and all(name.split("/"))
-    if is_hub_id and not name.startswith((".", "~")):
-        return load_hub(name, skip_broken)
-    raise ValueError(
-        f"Unknown data source {name!r}: give emoji, scenes, flickr8k, naruto, a "
-        "folder of pictures with captions, or a Hub id such as jxie/flickr8k."
-    )
+    captions, skipped = names_in(caption_column), [] if skip_broken else None
+    asked = Asked(image_column, captions, split_column, delimiter, skipped)
+    if not isinstance(source, str | Path):
+        return load_memory(source, asked)
+    name, path = str(source), Path(source).expanduser()
+    if name in OWN_SOURCES:
+        return load_own(name, asked)
+    if name not in HUB_SOURCES and os.path.exists(path):
+        return load_path(path, asked)
+    return load_hub(HUB_SOURCES.get(name, name), asked)
 
 
 def decode_pixels(

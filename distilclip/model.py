@@ -41,7 +41,9 @@ EMOJI_MODEL = Path(__file__).parent / "emoji" / "model"
 class DistilCLIPConfig:
     """Everything that `DistilCLIP` needs to know.
 
-    `text_model` names the pretrained text encoder ("minilm", a folder, a Hub id).
+    `text_model` names the pretrained text encoder ("minilm", a folder, a Hub id),
+    `text_pool` how its tokens become one vector: "cls", "mean", or None for the way
+    that it was trained for.
     `vision_model` names a pretrained ViT, if that is wanted: its shape and its
     pixel constants take the place of those here, but for the image size and the
     dropouts, which are those of `vision`. `image_pool` is "first" (the [CLS] token,
@@ -124,11 +126,14 @@ class DistilCLIP(nn.Module):
         super().__init__()
         if vision is None and config.vision_model:
             vision, config = pretrained_vision(config.vision_model, config)
-        self.config = config
         self.vision = vision or ViT(config.vision)
         self.text = text or TextEncoder.from_pretrained(
             config.text_model, config.text_pool
         )
+        positions = self.text.model.config.max_position_embeddings
+        if positions < config.max_text_length:
+            config = replace(config, max_text_length=positions)
+        self.config = config
         width, norm = config.embed_dim, config.projection_norm
         self.image_projection = Projection(config.vision.dim, width, norm)
         self.text_projection = Projection(self.text.dim, width, norm)
@@ -179,7 +184,7 @@ class DistilCLIP(nn.Module):
     def normalise(self, pixels: Tensor) -> Tensor:
         """Pixels (B, C, H, W), uint8 or float in [0, 1], as the ViT wants them."""
         mean, std = self.config.image_mean, self.config.image_std
-        return normalise_pixels(pixels, mean, std)
+        return normalise_pixels(pixels, mean, std).to(self.log_logit_scale.dtype)
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Token ids and mask, (B, T) each, as the configuration wants them."""
@@ -196,7 +201,8 @@ class DistilCLIP(nn.Module):
         """PIL images or a tensor (B, 3, H, W) -> unit vectors (B, E), no gradients.
 
         A uint8 tensor holds pixels from 0 to 255; a float tensor is taken as
-        already normalised.
+        already normalised. A model in another format, such as float16, computes in
+        that; the vectors are float32.
         """
         if isinstance(images, Image.Image):
             images = [images]
@@ -210,6 +216,7 @@ class DistilCLIP(nn.Module):
                 batch = batch.to(device)
                 if batch.dtype == torch.uint8:
                     batch = self.normalise(batch)
+                batch = batch.to(self.log_logit_scale.dtype)
                 embeds.append(self.embed_image(batch))
         return torch.cat(embeds)
 

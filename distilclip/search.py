@@ -7,7 +7,8 @@ caption-retrieval papers before it.
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,12 +26,15 @@ from distilclip.index.neighbours import faiss_neighbours
 from distilclip.loss import cosines
 from distilclip.model import DistilCLIP
 from distilclip.storage.pictures import (
+    LOG,
+    describe_others,
     find_pictures,
     read_pictures,
     why_undecodable,
 )
 
 TIE = 1e-6  # cosines this near to each other count as equal; float32 rounds by less
+Template = str | Callable[[str], str]  # "a picture of {}", or what writes it
 
 
 @torch.no_grad()
@@ -40,43 +44,101 @@ def retrieval_metrics(
     image_ids_of_texts: Tensor | Sequence[int],
     ks: Sequence[int] = (1, 5, 10),
     chunk: int = 512,
+    texts: Sequence[str] | None = None,
+    strict: bool = False,
 ) -> dict[str, float]:
     """Recall at k both ways: {"i2t_r1": ..., "t2i_r10": ...}, shares from 0 to 1.
 
     `image_embeds` (N, E) and `text_embeds` (M, E) are unit vectors;
     `image_ids_of_texts` (M) gives for each text the row of its image. t2i: the
-    share of texts whose image is among the k nearest images. i2t: the share of
-    images (that have a text) with at least one of their texts among the k nearest.
+    share of texts with a right image among the k nearest images. i2t: the share of
+    images (that have a text) with a right caption among the k nearest captions.
 
-    Ties are counted pessimistically: a rival within 1e-6 of the right answer stands
-    before it, so a model that puts everything in one place finds nothing. Raises
-    ValueError for image ids that do not fit, and for embeddings that are not
-    finite.
+    A text is right for its image. With `texts`, the strings themselves, equal ones
+    are one caption: right for the images of all of them, one rival to every other
+    image, and with the vector of the first. `strict` gives the protocol of the
+    papers, in which only an image's own texts count.
+
+    Ties are counted pessimistically: a rival within 1e-6 of the best right answer
+    stands before it, so a model that puts everything in one place finds nothing.
+    Raises ValueError for image ids or texts that do not fit, and for embeddings
+    that are not finite.
     """
     owners, order = texts_by_image(
         image_ids_of_texts, len(image_embeds), text_embeds
     )
-    images_before, texts_before = count_nearer(
-        image_embeds, text_embeds, owners, order, chunk
+    right = pair_captions(owners, order, None if strict else texts)
+    images_before, captions_before = count_nearer(
+        image_embeds, text_embeds, right, chunk
     )
-    metrics = {f"i2t_r{k}": (texts_before < k).double().mean().item() for k in ks}
+    # Whole numbers as far as they go: exact, and every device has them.
+    images, times = len(captions_before), right.times
+    metrics = {f"i2t_r{k}": int((captions_before < k).sum()) / images for k in ks}
     return metrics | {
-        f"t2i_r{k}": (images_before < k).double().mean().item() for k in ks
+        f"t2i_r{k}": int((times * (images_before < k)).sum()) / len(order)
+        for k in ks
     }
 
 
-def right_cosines(
-    image_embeds: Tensor,
-    text_embeds: Tensor,
-    owners: Tensor,
-    order: Tensor,
-    blocks: Sequence[slice],
-) -> Tensor:
-    """The cosine of each text with its own image: (M), in the order of `order`."""
-    pairs = (
-        (text_embeds[order[rows]], image_embeds[owners[rows]]) for rows in blocks
+@dataclass
+class RightPairs:
+    """Which captions are right for which images, each pair once.
+
+    The pairs (P) are caption `captions[p]` with image `images[p]`, sorted by
+    captions, which are numbered by their first images. Caption c is the text
+    `rows[c]`, which was given `times[c]` times: both (C).
+    """
+
+    captions: Tensor
+    images: Tensor
+    rows: Tensor
+    times: Tensor
+
+
+def pair_captions(
+    owners: Tensor, order: Tensor, texts: Sequence[str] | None = None
+) -> RightPairs:
+    """The captions among texts, and for which images each is right.
+
+    `owners` and `order` (M) are those of `texts_by_image`. Equal `texts` (M) are
+    one caption, right for all of its images; without `texts` each is its own.
+    Raises ValueError for texts that do not fit.
+    """
+    rows = order.tolist()
+    names: list = rows
+    if texts is not None:
+        texts = text_list(texts, "texts")
+        if len(texts) != len(rows):
+            raise ValueError(
+                f"{len(rows)} vectors of texts, but {len(texts)} texts."
+            )
+        names = [texts[row] for row in rows]
+    first = dict(zip(reversed(names), reversed(rows), strict=True))
+    number = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    captions = torch.tensor([number[name] for name in names])
+    images = int(owners.max()) + 1
+    pairs = (captions * images + owners.cpu()).unique()
+    tensors = (
+        pairs // images,
+        pairs % images,
+        torch.tensor([first[name] for name in number]),
+        captions.bincount(),
     )
-    own = torch.cat([(texts * images).sum(dim=1) for texts, images in pairs])
+    return RightPairs(*(tensor.to(owners.device) for tensor in tensors))
+
+
+def right_cosines(
+    image_embeds: Tensor, text_embeds: Tensor, right: RightPairs, chunk: int
+) -> Tensor:
+    """The cosine of each right pair: (P)."""
+    pairs = zip(
+        right.rows[right.captions].split(chunk),
+        right.images.split(chunk),
+        strict=True,
+    )
+    own = torch.cat(
+        [(text_embeds[t] * image_embeds[i]).sum(dim=1) for t, i in pairs]
+    )
     if not own.isfinite().all():
         raise ValueError(
             "Some embeddings are not finite numbers: has the training gone wrong?"
@@ -84,41 +146,49 @@ def right_cosines(
     return own
 
 
-def count_nearer(
-    image_embeds: Tensor,
-    text_embeds: Tensor,
-    owners: Tensor,
-    order: Tensor,
-    chunk: int,
-) -> tuple[Tensor, Tensor]:
-    """How many rivals stand before the right answer of each text, of each image.
+def best_of(values: Tensor, groups: Tensor, count: int) -> Tensor:
+    """The largest of values (P) in each of `count` groups; infinite for none."""
+    best = values.new_full((count,), math.inf)
+    return best.scatter_reduce_(0, groups, values, "amax", include_self=False)
 
-    `owners` and `order` (M) are those of `texts_by_image`. Each block of chunk x
-    chunk cosines is computed once, serves both directions, and is forgotten.
+
+def count_nearer(
+    image_embeds: Tensor, text_embeds: Tensor, right: RightPairs, chunk: int
+) -> tuple[Tensor, Tensor]:
+    """How many rivals stand before the best right answer: (C), (images with one).
+
+    Images before each caption's, and captions before each image's. Each block of
+    chunk x chunk cosines is computed once, serves both directions, and is
+    forgotten.
     """
     dtype = torch.promote_types(image_embeds.dtype, torch.float32)
     image_embeds, text_embeds = image_embeds.to(dtype), text_embeds.to(dtype)
-    blocks = [slice(start, start + chunk) for start in range(0, len(order), chunk)]
-    own = right_cosines(image_embeds, text_embeds, owners, order, blocks)
-    # The best of an image's texts; infinite where it has none.
-    best = own.new_full((len(image_embeds),), math.inf)
-    best.scatter_reduce_(0, owners, own, "amax", include_self=False)
-    own_bar, best_bar = own.unsqueeze(1) - TIE, best - TIE
-    images_before = torch.zeros_like(own, dtype=torch.float64)
-    texts_before = torch.zeros_like(best, dtype=torch.float64)
-    for rows in blocks:
-        texts, text_owners = text_embeds[order[rows]], owners[rows]
-        for left in range(0, len(image_embeds), chunk):
+    own = right_cosines(image_embeds, text_embeds, right, chunk)
+    best_image = best_of(own, right.captions, len(right.rows)) - TIE
+    best_caption = best_of(own, right.images, len(image_embeds)) - TIE
+    images_before = torch.zeros_like(best_image, dtype=torch.long)
+    captions_before = torch.zeros_like(best_caption, dtype=torch.long)
+    edges = torch.arange(0, len(image_embeds) + chunk, chunk, device=own.device)
+    for top in range(0, len(right.rows), chunk):
+        rows = slice(top, top + chunk)
+        texts = text_embeds[right.rows[rows]]
+        ends = edges.new_tensor([top, top + chunk])
+        inside = slice(*torch.searchsorted(right.captions, ends).tolist())
+        images, order = right.images[inside].sort()
+        captions = right.captions[inside][order] - top
+        starts = torch.searchsorted(images, edges).tolist()
+        for number, left in enumerate(range(0, len(image_embeds), chunk)):
             columns = slice(left, left + chunk)
             scores = cosines(texts, image_embeds[columns])
-            is_here = (text_owners >= left) & (text_owners < left + chunk)
-            inside = is_here.nonzero()[:, 0]  # right answers are no rivals
-            scores[inside, text_owners[inside] - left] = -math.inf
+            here = slice(*starts[number : number + 2])  # the right pairs: no rivals
+            scores[captions[here], images[here] - left] = -math.inf
             # As numbers: sums of floats are much faster than those of booleans.
-            nearer = torch.ge(scores, own_bar[rows], out=torch.empty_like(scores))
-            images_before[rows] += nearer.sum(dim=1)
-            texts_before[columns] += scores.ge_(best_bar[columns]).sum(dim=0)
-    return images_before, texts_before[best < math.inf]
+            bar = best_image[rows].unsqueeze(1)
+            nearer = torch.ge(scores, bar, out=torch.empty_like(scores))
+            images_before[rows] += nearer.sum(dim=1).long()
+            nearer = scores.ge_(best_caption[columns])
+            captions_before[columns] += nearer.sum(dim=0).long()
+    return images_before, captions_before[best_caption < math.inf]
 
 
 def texts_by_image(
@@ -140,26 +210,68 @@ def texts_by_image(
     return owners.sort(stable=True)
 
 
+def text_list(texts: Iterable[str], what: str) -> list[str]:
+    """Texts as a list; ValueError where they are one string, or no strings.
+
+    To Python a string is a list of letters, and a set has no order. `what` names
+    the texts in the sentence.
+    """
+    if isinstance(texts, str | bytes | set | frozenset) or not isinstance(
+        texts, Iterable
+    ):
+        raise ValueError(f"{what} must be a list of strings, got {texts!r:.60}.")
+    texts = list(texts)
+    for text in texts:
+        if not isinstance(text, str):
+            raise ValueError(
+                f"{what} must be strings, got {text!r:.60} in the list."
+            )
+    return texts
+
+
+def flatten_captions(
+    captions_of_images: Iterable[Sequence[str]],
+) -> tuple[list[str], list[int]]:
+    """All captions of all images, and for each the row of its image: (M), (M).
+
+    Raises ValueError for an image whose captions are one string.
+    """
+    texts, owners = [], []
+    for row, captions in enumerate(captions_of_images):
+        texts += text_list(captions, f"The captions of image {row}")
+        owners += [row] * (len(texts) - len(owners))
+    return texts, owners
+
+
+def count_shared(captions_of_images: Iterable[Sequence[str]]) -> int:
+    """How many different captions belong to more than one image."""
+    images_of = Counter(
+        text for captions in captions_of_images for text in set(captions)
+    )
+    return sum(images > 1 for images in images_of.values())
+
+
 def evaluate_retrieval(
     model: DistilCLIP,
     rows: datasets.Dataset,
     batch_size: int = 64,
     progress: bool = False,
     encode_text: Callable[[Sequence[str]], Tensor] | None = None,
+    strict: bool = False,
 ) -> dict[str, float]:
     """`retrieval_metrics` of a model on a split, with every caption as a query.
 
+    A caption that several images share is right for each of them, unless `strict`.
     `encode_text` stands in for the model's own where there is a shorter way to the
     same vectors.
     """
     pixels = decode_pixels(rows, model.config.vision.image_size, progress=progress)
-    texts = [text for captions in rows["captions"] for text in captions]
-    owners = [
-        row for row, captions in enumerate(rows["captions"]) for _ in captions
-    ]
+    texts, owners = flatten_captions(rows["captions"])
     images = model.encode_image(pixels, batch_size)
     encode = encode_text or partial(model.encode_text, batch_size=batch_size)
-    return retrieval_metrics(images, encode(texts), owners)
+    place = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+    embeds = encode(list(place))[[place[text] for text in texts]]
+    return retrieval_metrics(images, embeds, owners, texts=texts, strict=strict)
 
 
 def caption_bank(
@@ -171,9 +283,16 @@ def caption_bank(
     """What known pictures are called, for `expand_queries`: unit vectors (C, E).
 
     One for each different list of captions: the direction of their mean.
-    `encode_text` as for `evaluate_retrieval`.
+    `encode_text` as for `evaluate_retrieval`. Raises ValueError for no images, for
+    one without captions, and for captions that are one string.
     """
-    known = list(dict.fromkeys(map(tuple, captions_of_images)))
+    of_images = [
+        tuple(text_list(captions, "The captions of an image"))
+        for captions in captions_of_images
+    ]
+    if not of_images or () in of_images:
+        raise ValueError("A bank needs images, and a caption for each.")
+    known = list(dict.fromkeys(of_images))
     texts = [text for captions in known for text in captions]
     embeds = (
         encode_text(texts) if encode_text else model.encode_text(texts, batch_size)
@@ -200,14 +319,16 @@ def zero_shot_classify(
     model: DistilCLIP,
     images: Tensor | Sequence[Image.Image],
     class_names: Sequence[str],
-    templates: Sequence[str] = ("a picture of {}",),
+    templates: Template | Sequence[Template] = ("a picture of {}",),
 ) -> Tensor:
     """How probable each class is for each image: (B, classes), rows that sum to 1.
 
     `images` as for `encode_image`, or the unit vectors (B, E) that it gave. Each
-    class is the mean of its name in every template ("a picture of {}"), as Radford
-    et al. (2021, section 3.1.4) do. Raises ValueError for a template without {}, or
-    vectors of another length.
+    class is the mean of its name in every template, as Radford et al. (2021,
+    section 3.1.4) do. A template is a string, of which every {} is replaced and
+    nothing else ("a picture of {}"), or a function from the name to the words.
+    Raises ValueError for a template in which the name has no place, for class names
+    that are one string, and for vectors of another length.
     """
     classes = embed_classes(model, class_names, templates)
     if isinstance(images, Tensor) and images.ndim == 2:
@@ -216,27 +337,51 @@ def zero_shot_classify(
                 f"Vectors of {images.shape[1]} numbers; the model's have "
                 f"{classes.shape[1]}."
             )
-        embeds = images.to(classes.device)
+        embeds = images.to(classes)
     else:
         embeds = model.encode_image(images)
     return (model.logit_scale.detach() * embeds @ classes.T).softmax(dim=-1)
 
 
-def embed_classes(
-    model: DistilCLIP, class_names: Sequence[str], templates: Sequence[str]
-) -> Tensor:
-    """A unit vector a class: the mean of its name in all templates -> (C, E)."""
-    for template in templates:
+def fill_template(template: Template, names: Sequence[str]) -> list[str]:
+    """A template's words for each class; ValueError if they leave the name out."""
+    if isinstance(template, str):
         if "{}" not in template:
             raise ValueError(
                 f"The template {template!r} has no {{}} for the name of the class."
             )
-    if not class_names or not templates:
+        return [template.replace("{}", name) for name in names]
+    if not callable(template):
+        raise ValueError(
+            f"A template is a string with {{}} or a function, got {template!r:.60}."
+        )
+    words = text_list(map(template, names), "What a template makes of the names")
+    if len(set(names)) > 1 and len(set(words)) == 1:
+        raise ValueError(
+            f"A template says {words[0]!r} for every class: its function must use "
+            "the name that it is given."
+        )
+    return words
+
+
+def embed_classes(
+    model: DistilCLIP,
+    class_names: Sequence[str],
+    templates: Template | Sequence[Template],
+) -> Tensor:
+    """A unit vector a class: the mean of its name in all templates -> (C, E)."""
+    names = text_list(class_names, "class_names")
+    if isinstance(templates, str) or not isinstance(templates, Iterable):
+        templates = [templates]
+    filled = [fill_template(template, names) for template in templates]
+    if not names or not filled:
         raise ValueError(
             "Zero-shot classification needs at least one class and one template."
         )
-    prompts = [each.format(name) for name in class_names for each in templates]
-    embeds = model.encode_text(prompts).view(len(class_names), len(templates), -1)
+    prompts = [
+        words for of_class in zip(*filled, strict=True) for words in of_class
+    ]
+    embeds = model.encode_text(prompts).view(len(names), len(filled), -1)
     return F.normalize(embeds.mean(dim=1), dim=-1)
 
 
@@ -264,6 +409,8 @@ class ImageIndex:
         embeds: Tensor | None = None,
         folder: str | Path | None = None,
     ):
+        if isinstance(names, str):
+            raise ValueError(f"names must be a list, got the string {names!r}.")
         self.model = model
         self.names = list(names)
         self.embeds = (
@@ -311,6 +458,8 @@ class ImageIndex:
         self, names: Sequence[str], images: Tensor | Sequence[Image.Image]
     ) -> None:
         """Embed more pictures, as for `encode_image`; a known name is replaced."""
+        if isinstance(names, str):
+            raise ValueError(f"names must be a list, got the string {names!r}.")
         names, embeds = list(names), self.model.encode_image(images).cpu()
         if len(set(names)) != len(embeds):
             raise ValueError(
@@ -340,6 +489,11 @@ class ImageIndex:
             return self.model.encode_text(query)[0].cpu()
         if isinstance(query, Image.Image):
             return self.model.encode_image(query)[0].cpu()
+        if not isinstance(query, Tensor):
+            raise ValueError(
+                "A query is words, a picture or a vector, one at a time; got "
+                f"{query!r:.60}."
+            )
         if query.shape != self.embeds.shape[1:]:
             raise ValueError(
                 f"The query has the shape {tuple(query.shape)}, not one vector's."
@@ -402,11 +556,16 @@ class ImageIndex:
 
     def _find_files(self, skip_broken: bool) -> dict[str, Stamp]:
         """The folder's pictures as they are now; raises what `refresh` raises."""
-        pictures, closed = find_pictures(self._place)
+        pictures, closed, others = find_pictures(self._place)
         if closed and not (skip_broken and pictures):
             raise closed[0]
         if not pictures:
-            raise ValueError(f"No pictures in {self.folder}.")
+            raise ValueError(
+                f"No pictures in {self.folder}."
+                + (f" There, {describe_others(others)}." if others else "")
+            )
+        if others:
+            LOG.warning("In %s, %s.", self.folder, describe_others(others))
         self.skipped = [
             (Path(error.filename), str(error.strerror)) for error in closed
         ]

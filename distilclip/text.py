@@ -22,6 +22,7 @@ from distilclip.storage.weights import (
     load_tokenizer,
     quiet_transformers,
 )
+from distilclip.storage.words import warn_of_unread, with_known_words
 from distilclip.vit import evaluating
 
 
@@ -189,20 +190,23 @@ class TextEncoder(nn.Module):
     ) -> dict[str, Tensor]:
         """Token ids and mask, (B, T) each; T is the length of the longest caption.
 
-        What is longer than `max_length` is cut off. With `pad_to_max_length`, T is
-        `max_length` for every batch. Raises ValueError for what is no text.
+        What is longer than `max_length`, or than the model has positions for, is
+        cut off; with `pad_to_max_length`, T is that length for every batch. An
+        emoji is said by its name. A warning counts the texts that are cut, or of
+        which no word is known. Raises ValueError for what is no text.
         """
         if not len(texts):
             empty = torch.empty(0, 0, dtype=torch.long)
             return {"input_ids": empty, "attention_mask": empty}
         tokens = self.tokenizer(
-            [check_text(text) for text in texts],
+            with_known_words([check_text(text) for text in texts], self.tokenizer),
             padding="max_length" if pad_to_max_length else "longest",
             truncation=True,
-            max_length=max_length,
+            max_length=min(max_length, self.model.config.max_position_embeddings),
             return_tensors="pt",
             return_token_type_ids=False,
         )
+        warn_of_unread(texts, tokens, self.tokenizer)
         return dict(tokens)
 
     @torch.no_grad()
@@ -226,17 +230,17 @@ class TextEncoder(nn.Module):
 
         A folder or repository may hold a DistilBERT or a BERT, which is converted.
         `pool` defaults to what the weights were trained for: "mean" for "minilm",
-        else "cls". Raises FileNotFoundError where the weights cannot be had,
-        ValueError where they are another kind of model.
+        what sentence-transformers has written into `1_Pooling/config.json`, or
+        "cls". Raises FileNotFoundError where the weights cannot be had, ValueError
+        where they are another kind of model or are pooled in another way.
         """
-        source, default_pool = find_text_weights(name)
+        source, pool = find_text_weights(name, pool)
         try:
             with offline_without_network(source):
-                model = load_distilbert(source)
-                tokenizer = load_tokenizer(source)
-        except OSError:
-            raise FileNotFoundError(explain_missing_text(name)) from None
-        return cls(model, tokenizer, pool or default_pool, str(name)).eval()
+                loaded = load_distilbert(source), load_tokenizer(source)
+        except OSError as error:
+            raise FileNotFoundError(explain_missing_text(name, error)) from None
+        return cls(*loaded, pool, str(name)).eval()
 
     @torch.no_grad()
     def encode_below(

@@ -45,8 +45,13 @@ from distilclip.runs.checkpoint import (
     restore,
     uninterrupted,
 )
-from distilclip.runs.memory import keep_freed_memory
-from distilclip.runs.settings import PRECISIONS, TrainConfig, TrainResult
+from distilclip.runs.memory import explained_out_of_memory, keep_freed_memory
+from distilclip.runs.settings import (
+    PRECISIONS,
+    READING,
+    TrainConfig,
+    TrainResult,
+)
 from distilclip.runs.watch import (
     Logbook,
     epoch_line,
@@ -64,6 +69,7 @@ from distilclip.scale import (
     processes,
 )
 from distilclip.search import evaluate_retrieval
+from distilclip.sources.splits import take_split
 from distilclip.storage.pictures import normalise_pixels
 from distilclip.text import TextEncoder
 from distilclip.vit import ViTConfig
@@ -170,17 +176,30 @@ def time_vision(model: DistilCLIP, config: TrainConfig, precision: str) -> float
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called `name`; "auto" is a GPU where there is one."""
+    """The device called `name`; "auto" is cuda where there is one, else cpu.
+
+    Raises ValueError where there is no such device here, or none that can compute.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError("No CUDA device was found: use --device cpu.")
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except RuntimeError:
         raise ValueError(
             f"Unknown device {name!r}: choose auto, cpu or cuda."
         ) from None
+    try:
+        if device.type == "cuda":  # no memory of it is taken yet
+            torch.cuda.get_device_properties(device)
+        else:
+            torch.ones(2, device=device).sum().item()
+    except Exception:  # of many kinds: the backend is not built, has no driver, ...
+        raise ValueError(
+            f"There is no device {name!r} here: choose auto, cpu or cuda."
+        ) from None
+    return device
 
 
 @dataclass
@@ -299,6 +318,8 @@ def prepare_data(
             pairs.captions, config.text_layers, progress=progress
         )
         below = [hidden.cpu() for hidden in states]
+    if features is None and below is None:
+        model.tokenize(pairs.captions)  # counts those that it cannot read, once
     sided = [any(SIDES.search(text) for text in texts) for texts in captions]
     return TrainingData(pairs, features, ~torch.tensor(sided), below)
 
@@ -618,9 +639,11 @@ def open_run(config: TrainConfig) -> Iterator[tuple[Run, datasets.DatasetDict]]:
         if rank == 0:
             stack.enter_context(hold_folder(folder, config.resume))
         saved = read_state(folder, config) if config.resume else None
-        splits = load_pairs(config.data, config.skip_broken)
-        check_batch(config, splits["train"], world)
-        pairs = check_pairs(splits["train"], config, saved)
+        reading = {name: getattr(config, name) for name in READING}
+        splits = load_pairs(config.data, config.skip_broken, **reading)
+        rows = take_split(splits, "train", config.data)
+        check_batch(config, rows, world)
+        pairs = check_pairs(rows, config, saved)
         run = start_run(config, device, saved)
         run.data = pairs
         yield run, splits
@@ -635,9 +658,9 @@ def train(config: TrainConfig, progress: bool = True) -> TrainResult:
     started share every batch; the first of them writes. Raises ValueError where
     data or configuration are at fault, FileExistsError where the folder holds
     another run, OSError where it cannot be written to, FloatingPointError where the
-    loss is no longer a number.
+    loss is no longer a number, torch.OutOfMemoryError where memory lacks.
     """
-    with open_run(config) as (run, splits):
+    with explained_out_of_memory(config), open_run(config) as (run, splits):
         # Prepare: what is decoded and encoded only once.
         rows, epoch = splits["train"], run.epochs_done
         data = prepare_data(run.model, rows, config, progress, epoch)

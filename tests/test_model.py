@@ -11,6 +11,7 @@ from samples import mix_modes, modes_of
 
 from distilclip import DistilCLIP, DistilCLIPConfig, ViTConfig
 from distilclip.model import Projection
+from distilclip.search import ImageIndex, zero_shot_classify
 from distilclip.text import TextEncoder
 
 TEXTS = ["a red square", "something blue and rather long to say"]
@@ -82,6 +83,37 @@ def test_uint8_pixels_are_normalised_and_floats_are_not(small_model):
     pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     expected = small_model.encode_image((pixels.float() / 255 - 0.5) / 0.5)
     assert torch.allclose(small_model.encode_image(pixels), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_model_in_any_format_of_numbers_encodes_both_sides(small_model, dtype, tmp_path):
+    pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    given = [pixels, small_model.normalise(pixels), images()]
+    expected = [small_model.encode_image(each) for each in given]
+    words = small_model.encode_text(TEXTS)
+    small_model.to(dtype)
+    assert small_model.normalise(pixels).dtype == dtype
+    for each, before in zip(given, expected, strict=True):
+        found = small_model.encode_image(each)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, before, atol=0.03, rtol=0)
+        torch.testing.assert_close(found.norm(dim=-1), torch.ones(len(found)))
+    torch.testing.assert_close(small_model.encode_text(TEXTS), words, atol=0.03, rtol=0)
+    chances = zero_shot_classify(small_model, images(), ["cat", "dog"])
+    torch.testing.assert_close(chances.sum(dim=-1), torch.ones(len(chances)))
+    for number, image in enumerate(images()):
+        image.save(tmp_path / f"{number}.png")
+    index = ImageIndex.from_folder(small_model, tmp_path)
+    assert index.search("a cat", k=1)[0].score <= 1.01
+
+
+def test_captions_are_as_long_as_the_text_encoder_has_positions(small_text):
+    small_text.model.config.max_position_embeddings = 16
+    vision = ViTConfig(image_size=16, patch_size=8, dim=16, depth=1, num_heads=2)
+    config = DistilCLIPConfig(vision=vision)
+    model = DistilCLIP(config, small_text)
+    assert model.config.max_text_length == 16 and config.max_text_length == 64
+    assert model.tokenize(["word " * 99])["input_ids"].shape == (1, 16)
 
 
 @pytest.mark.parametrize("pool", ["first", "mean"])

@@ -5,28 +5,50 @@ import os
 import pytest
 import torch
 import torch.nn.functional as F
+from datasets import Dataset
+from datasets import Image as DatasetImage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from distilclip import ImageIndex, retrieval_metrics, zero_shot_classify
+from distilclip import (
+    DistilCLIP,
+    ImageIndex,
+    load_pairs,
+    retrieval_metrics,
+    zero_shot_classify,
+)
 from distilclip.command.index_cache import folder_index
-from distilclip.search import caption_bank, evaluate_retrieval, expand_queries
+from distilclip.search import (
+    caption_bank,
+    count_shared,
+    embed_classes,
+    evaluate_retrieval,
+    expand_queries,
+    flatten_captions,
+)
 from distilclip.sources.scenes import load_scenes
 
 
-def slow_recalls(images, texts, owners, ks=(1, 5, 10)):
-    """By the definition: rank everything, look where the right ones are. Ties count against."""
+def slow_recalls(images, texts, owners, ks=(1, 5, 10), names=None):
+    """By the definition: rank everything, look where the right ones are. Ties count against.
+
+    Equal `names` are one caption, right for every image that has it.
+    """
+    names = range(len(owners)) if names is None else names
     scores = (texts @ images.T).tolist()
-    text_ranks, image_ranks = [], []
-    for text, row in enumerate(scores):
-        own = row[owners[text]]
-        text_ranks.append(sum(s >= own for i, s in enumerate(row) if i != owners[text]))
-    for image in sorted(set(owners)):
-        column = [row[image] for row in scores]
-        best = max(column[t] for t, owner in enumerate(owners) if owner == image)
-        others = [s for t, s in enumerate(column) if owners[t] != image]
-        image_ranks.append(sum(s >= best for s in others))
+    row_of = {name: row for name, row in zip(names, scores, strict=True)}
+    right = {name: {o for n, o in zip(names, owners, strict=True) if n == name} for name in names}
+
+    def rivals(score_of, is_right):
+        best = max(score for key, score in score_of.items() if is_right(key))
+        return sum(score >= best for key, score in score_of.items() if not is_right(key))
+
+    text_ranks = [rivals(dict(enumerate(row_of[n])), lambda i, n=n: i in right[n]) for n in names]
+    image_ranks = [
+        rivals({n: row_of[n][image] for n in right}, lambda n, image=image: image in right[n])
+        for image in sorted(set(owners))
+    ]
     result = {f"i2t_r{k}": sum(r < k for r in image_ranks) / len(image_ranks) for k in ks}
     return result | {f"t2i_r{k}": sum(r < k for r in text_ranks) / len(text_ranks) for k in ks}
 
@@ -45,6 +67,155 @@ def test_recalls_equal_the_slow_reference(count, captions, chunk, seed):
     texts = torch.randint(-2, 3, (captions, 3)).double()
     ours = retrieval_metrics(images, texts, owners, chunk=chunk)
     assert ours == pytest.approx(slow_recalls(images, texts, owners))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    count=st.integers(1, 14), captions=st.integers(1, 25), chunk=st.integers(1, 9), seed=st.data()
+)
+def test_shared_captions_are_right_for_every_picture_that_has_them(count, captions, chunk, seed):
+    """As the slow reference has it, for any sharing; where nothing is shared, as without it."""
+
+    def draw(most, name):
+        return seed.draw(st.lists(st.integers(0, most), min_size=captions, max_size=captions), name)
+
+    owners, kinds = draw(count - 1, "owners"), draw(seed.draw(st.integers(0, 24), "most"), "kinds")
+    names = [f"caption {kind}" for kind in kinds]
+    torch.manual_seed(seed.draw(st.integers(0, 1000), "seed"))
+    images = torch.randint(-2, 3, (count, 3)).float()
+    texts = torch.randint(-2, 3, (25, 3)).float()[kinds]  # equal strings have equal vectors
+    ours = retrieval_metrics(images, texts, owners, chunk=chunk, texts=names)
+    assert ours == pytest.approx(slow_recalls(images, texts, owners, names=names))
+    plain = retrieval_metrics(images, texts, owners, chunk=chunk)
+    assert plain == retrieval_metrics(images, texts, owners, texts=names, strict=True)
+    assert plain == retrieval_metrics(
+        images, texts, owners, texts=[str(n) for n in range(captions)]
+    )
+    assert all(ours[name] >= plain[name] for name in plain)  # a rival less, never one more
+    order = seed.draw(st.permutations(range(captions)), "order")
+    moved = [[values[row] for row in order] for values in (owners, names)]
+    assert ours == retrieval_metrics(images, texts[list(order)], moved[0], texts=moved[1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sets(st.integers(0, 6), min_size=1), min_size=1, max_size=20), st.integers(1, 9))
+def test_a_model_that_never_errs_has_a_hundred_per_cent(captions_of_images, chunk):
+    """Whoever shares what: a picture and its captions are nearer than it and any other caption."""
+    texts, owners = flatten_captions([[str(n) for n in own] for own in captions_of_images])
+    has = torch.tensor([[float(n in own) for n in range(7)] for own in captions_of_images])
+    vectors = torch.eye(7)[[int(text) for text in texts]]
+    recalls = retrieval_metrics(has, vectors, owners, chunk=chunk, texts=texts)
+    assert set(recalls.values()) == {1.0}
+    shared = count_shared([[str(n) for n in own] for own in captions_of_images])
+    assert shared == int((has.sum(dim=0) > 1).sum())
+    if shared:
+        strict = retrieval_metrics(has, vectors, owners, chunk=chunk, texts=texts, strict=True)
+        assert strict["i2t_r1"] < 1 and strict["t2i_r1"] < 1
+
+
+def test_another_copy_of_a_picture_changes_nobodys_rank():
+    """Only equal numbers of rivals are left where a drawing comes in five styles, say."""
+    generator = torch.Generator().manual_seed(7)
+    images = F.normalize(torch.randn(60, 12, generator=generator), dim=-1)
+    vectors = F.normalize(images + 0.25 * torch.randn(60, 12, generator=generator), dim=-1)
+    names = [str(n) for n in range(60)]
+    alone = retrieval_metrics(images, vectors, range(60), texts=names)
+    assert 0.1 < alone["i2t_r1"] < 0.9
+    copies = retrieval_metrics(
+        images.repeat(5, 1), vectors.repeat(5, 1), range(300), texts=names * 5
+    )
+    assert [copies[f"i2t_r{k}"] for k in (1, 5, 10)] == [alone[f"i2t_r{k}"] for k in (1, 5, 10)]
+    assert copies["t2i_r1"] == alone["t2i_r1"]
+
+
+def test_a_caption_of_very_many_pictures_needs_no_table():
+    """A caption that all share is one caption: no square of its owners comes into memory."""
+    images = F.normalize(torch.rand(60_000, 2, generator=torch.Generator().manual_seed(1)), dim=-1)
+    texts = images[:1].expand(60_000, 2)
+    recalls = retrieval_metrics(images, texts, range(60_000), texts=["a photograph"] * 60_000)
+    assert set(recalls.values()) == {1.0}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_counts_are_whole_and_nothing_is_made_double(dtype, monkeypatch):
+    """Some devices have no float64: it comes in only where the embeddings have it."""
+    images = F.normalize(torch.randn(70, 8, generator=torch.Generator().manual_seed(2)), dim=-1)
+    made = []
+    for name in ("double", "zeros_like", "empty_like", "new_full"):
+        place = torch if hasattr(torch, name) else torch.Tensor
+        keep = getattr(place, name)
+
+        def watched(*given, keep=keep, **named):
+            result = keep(*given, **named)
+            made.append(getattr(result, "dtype", None))
+            return result
+
+        if callable(keep):
+            monkeypatch.setattr(place, name, watched)
+    names = [str(n // 2) for n in range(70)]
+    vectors = images[torch.arange(70) // 2 * 2].to(dtype)
+    retrieval_metrics(images.to(dtype), vectors, range(70), chunk=16, texts=names)
+    assert made and (torch.float64 in made) == (dtype is torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ("ab", "texts must be a list of strings, got 'ab'"),
+        ({"a", "b"}, "texts must be a list of strings"),
+        (["a"], "2 vectors of texts, but 1 texts"),
+        (["a", 2], "texts must be strings, got 2 in the list"),
+        (3, "texts must be a list of strings, got 3"),
+    ],
+)
+def test_texts_that_do_not_fit_are_refused(texts, message):
+    with pytest.raises(ValueError, match=message):
+        retrieval_metrics(torch.ones(3, 4), torch.ones(2, 4), [0, 1], texts=texts)
+
+
+def rows_of(images, captions):
+    """Rows as `load_pairs` gives them."""
+    ids = [str(n) for n in range(len(images))]
+    return Dataset.from_dict({"image": images, "captions": captions, "image_id": ids}).cast_column(
+        "image", DatasetImage()
+    )
+
+
+def test_evaluation_asks_what_the_strings_are(small_model):
+    colours = ("red", "red", "blue", "green")
+    rows = rows_of(
+        [Image.new("RGB", (32, 32), colour) for colour in colours],
+        [["a sheet", "red"], ["a sheet", "crimson"], ["a sheet", "blue"], ["green"]],
+    )
+    asked = []
+
+    def perfect(texts):
+        """Vectors that lie where the pictures do: of those that have the caption, the mean."""
+        asked.extend(texts)
+        images = small_model.encode_image(list(rows["image"]))
+        images = F.normalize(images - images.mean(dim=0), dim=-1)
+        has = [[text in captions for captions in rows["captions"]] for text in texts]
+        return F.normalize(torch.tensor(has).float() @ images, dim=-1)
+
+    shared = evaluate_retrieval(small_model, rows, encode_text=perfect)
+    strict = evaluate_retrieval(small_model, rows, encode_text=perfect, strict=True)
+    assert asked == ["a sheet", "red", "crimson", "blue", "green"] * 2  # each string once
+    assert all(shared[name] >= strict[name] for name in strict) and shared != strict
+    with pytest.raises(ValueError, match="The captions of image 0 must be a list of strings"):
+        evaluate_retrieval(
+            small_model, rows.remove_columns("captions").add_column("captions", ["a"] * 4)
+        )
+
+
+def test_the_packaged_model_knows_what_it_was_trained_on():
+    """Its training pictures come in five styles with the same captions: all of them are right."""
+    rows = load_pairs("emoji")["train"]
+    labels = sorted(set(rows["label"]))[::5]
+    rows = rows.select([row for row, label in enumerate(rows["label"]) if label in labels])
+    assert count_shared(rows["captions"]) > 500
+    model = DistilCLIP.from_pretrained("emoji")
+    recalls = evaluate_retrieval(model, rows)
+    assert recalls["i2t_r1"] >= 0.95 and recalls["t2i_r1"] >= 0.97
 
 
 def test_a_bank_holds_each_list_of_captions_once(small_model):
@@ -212,6 +383,79 @@ def test_a_template_needs_a_place_for_the_name(small_model):
         zero_shot_classify(small_model, [], ["cat"], ["a picture"])
     with pytest.raises(ValueError, match="at least one class"):
         zero_shot_classify(small_model, [], [])
+
+
+def test_only_the_place_for_the_name_is_filled(small_model):
+    """Braces of one's own stay, and every {} is filled."""
+    names = ["cat", "dog {name}", "{}", "100 %s"]
+
+    def by(*templates):
+        return embed_classes(small_model, names, templates)
+
+    for template, words in {
+        "a {} with {braces}": lambda name: "a " + name + " with {braces}",
+        "a {} photo of a {}.": lambda name: f"a {name} photo of a {name}.",
+        "{{}} {0} {}": lambda name: "{" + name + "} {0} " + name,
+        "%s {": None,
+    }.items():
+        if words is None:
+            with pytest.raises(ValueError, match=r"has no {} for the name"):
+                by(template)
+        else:
+            assert torch.equal(by(template), by(words))
+            assert torch.equal(by(template), embed_classes(small_model, names, template))
+            assert torch.equal(by(words), embed_classes(small_model, names, words))
+    mean = by("a {}", lambda name: f"the {name}")
+    single = by("a {}"), by("the {}")
+    torch.testing.assert_close(mean, F.normalize(single[0] + single[1], dim=-1))
+
+
+@pytest.mark.parametrize(
+    ("names", "templates", "message"),
+    [
+        ("red circle", "a {}", "class_names must be a list of strings, got 'red circle'"),
+        ({"red", "blue"}, "a {}", "class_names must be a list of strings"),
+        (frozenset("ab"), "a {}", "class_names must be a list of strings"),
+        (["red", 2], "a {}", "class_names must be strings, got 2 in the list"),
+        (7, "a {}", "class_names must be a list of strings, got 7"),
+        (["red"], [3], "A template is a string with {} or a function, got 3"),
+        (["red"], None, "A template is a string with {} or a function, got None"),
+        (["red"], [lambda name: None], "makes of the names must be strings, got None"),
+        (["red", "blue"], [lambda name: "a picture"], "says 'a picture' for every class"),
+        (["red"], [], "at least one class and one template"),
+        ([], "a {}", "at least one class and one template"),
+    ],
+)
+def test_classes_and_templates_that_mean_nothing_are_refused(
+    small_model, names, templates, message
+):
+    with pytest.raises(ValueError, match=message) as refused:
+        zero_shot_classify(small_model, torch.ones(1, 16), names, templates)
+    assert str(refused.value).count("\n") == 0
+
+
+def test_classes_may_come_in_any_order_that_is_one(small_model):
+    expected = zero_shot_classify(small_model, torch.ones(1, 16), ["cat", "dog"])
+    for names in (("cat", "dog"), (n for n in ["cat", "dog"]), {"cat": 0, "dog": 1}):
+        assert torch.equal(zero_shot_classify(small_model, torch.ones(1, 16), names), expected)
+    halves = zero_shot_classify(small_model, torch.ones(1, 16).half(), ["cat", "dog"])
+    assert torch.equal(halves, expected)  # ones are ones in half precision
+
+
+def test_one_string_is_no_list_of_texts(small_model):
+    for captions in ("a cat", ["a cat", "a dog"]):
+        with pytest.raises(ValueError, match="captions of an image must be a list of strings"):
+            caption_bank(small_model, captions)
+    for captions in ([], [["a cat"], []]):
+        with pytest.raises(ValueError, match="A bank needs images, and a caption for each"):
+            caption_bank(small_model, captions)
+    with pytest.raises(ValueError, match="names must be a list, got the string 'ab'"):
+        ImageIndex(small_model, "ab", torch.ones(2, 16))
+    index = ImageIndex(small_model, ["a", "b"], torch.ones(2, 16))
+    with pytest.raises(ValueError, match="names must be a list, got the string 'cd'"):
+        index.add("cd", [Image.new("RGB", (32, 32))] * 2)
+    with pytest.raises(ValueError, match="one at a time; got"):
+        index.search(["a cat", "a dog"])
 
 
 def test_vectors_of_another_model_are_no_pictures(small_model):

@@ -129,6 +129,37 @@ def test_long_captions_are_cut(small_text):
     assert small_text.tokenize(["word " * 500])["input_ids"].shape == (1, 64)
 
 
+@pytest.mark.parametrize("positions", [8, 63])
+def test_what_is_longer_than_the_positions_is_cut_at_theirs(tmp_path, small_text, positions):
+    config = small_text.model.config
+    config.max_position_embeddings = positions
+    few = TextEncoder(DistilBertModel(config).eval(), small_text.tokenizer, "mean")
+    assert few.tokenize(["word " * 500])["input_ids"].shape == (1, positions)
+    padded = few.tokenize(["word"], pad_to_max_length=True)
+    assert padded["input_ids"].shape == (1, positions)
+    assert few.encode(["word " * 500, *TEXTS]).isfinite().all()
+    assert few.encode_below(["word " * 500], 1)[0].shape == (positions, 32)
+
+
+@pytest.mark.parametrize(
+    ("emoji", "name"),
+    [
+        ("\U0001f34e", "red apple"),
+        ("\u2764\ufe0f", "red heart"),
+        ("\U0001f1eb\U0001f1f7", "flag: France"),
+    ],
+)
+def test_an_emoji_is_read_as_its_name(small_text, emoji, name):
+    tokens = small_text.tokenize([f"my {emoji}!"])["input_ids"]
+    assert torch.equal(tokens, small_text.tokenize([f"my {name}!"])["input_ids"])
+
+
+def test_a_text_without_a_known_word_is_warned_about(small_text, caplog):
+    small_text.encode(["\u0e20\u0e32\u0e29\u0e32 \u0e44\u0e17\u0e22", "a cat", "\U0001f34e"])
+    (record,) = caplog.records
+    assert "knows no word of 1 text, and cannot tell such texts apart" in record.getMessage()
+
+
 def test_absent_weights_give_one_sentence():
     with pytest.raises(FileNotFoundError, match=r"Cannot get 'nobody/nothing'.*minilm"):
         TextEncoder.from_pretrained("nobody/nothing")

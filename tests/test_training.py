@@ -22,6 +22,7 @@ from distilclip.training import (
     StepInputs,
     autocast,
     check_batch,
+    choose_device,
     draw_batch,
     learning_rate,
     parameter_groups,
@@ -456,3 +457,66 @@ def test_the_captions_projection_has_a_rate_of_its_own(small_model):
     assert TrainConfig(preset="original", lr=1e-3).text_projection_lr == 1e-3  # where not given
     with pytest.raises(ValueError, match="text_projection_lr must be positive"):
         TrainConfig(text_projection_lr=0)
+
+
+@pytest.mark.parametrize("name", ["auto", "cpu", "cpu:0"])
+def test_a_device_that_is_there_is_chosen(name):
+    expected = "cuda" if name == "auto" and torch.cuda.is_available() else "cpu"
+    assert choose_device(name).type == expected
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["meta", "xla", "hpu", "lazy", "vulkan", "fpga", "privateuseone"])
+def test_a_device_that_is_not_there_is_refused_by_its_name(name, config, tmp_path):
+    with pytest.raises(ValueError, match=f"There is no device '{name}' here: choose auto, cpu"):
+        train(config(tmp_path / "run", device=name), progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["", "gpu", "cpu:x", "CUDA", "cuda0 "])
+def test_a_name_that_is_none_is_refused(name):
+    with pytest.raises(ValueError, match=r"Unknown device|No CUDA device|There is no device"):
+        choose_device(name)
+
+
+def test_without_memory_the_settings_are_named_and_the_saved_state_is_intact(
+    config, tmp_path, monkeypatch
+):
+    whole = train(config(tmp_path / "whole", epochs=2), progress=False)
+    step, calls = training.train_step, []
+
+    def lacking(*arguments):
+        calls.append(None)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 ..."
+            )
+        return step(*arguments)
+
+    monkeypatch.setattr(training, "train_step", lacking)
+    out = tmp_path / "run"
+    with pytest.raises(torch.OutOfMemoryError, match=r"batch_size than 16.*micro_batch.*is intact"):
+        train(config(out, epochs=2), progress=False)
+    resumed = train(config(out, epochs=2, resume=True), progress=False)
+    assert_same_weights(whole.model, resumed.model)
+
+
+@pytest.mark.parametrize("pool", ["cls", "mean"])
+def test_the_pooling_of_the_text_encoder_can_be_chosen(config, tmp_path, pool):
+    asked = config(tmp_path / "run", text_pool=pool, epochs=1)
+    assert train(asked, progress=False).model.text.pool == pool
+    assert DistilCLIP.from_pretrained(tmp_path / "run").text.pool == pool
+    with pytest.raises(ValueError, match="text_pool must be 'cls' or 'mean', got 'max'"):
+        config(tmp_path, text_pool="max")
+
+
+def test_captions_without_a_known_word_are_counted_once(config, tmp_path, caplog, shapes):
+    rows = load_pairs(shapes)["train"].map(
+        lambda row, number: {"captions": [f"\u1230 {chr(0x1200 + number)}"]},
+        with_indices=True,
+    )
+    asked = config(tmp_path / "run", text_lr=1e-4)
+    run = start_run(asked, CPU)
+    prepare_data(run.model, rows, asked)
+    (record,) = caplog.records
+    assert f"knows no word of {len(rows)} texts" in record.getMessage()

@@ -426,6 +426,20 @@ def read_concepts(files: dict[str, dict[str, bytes]]) -> list[dict]:
     return concepts
 
 
+def names_of(files: dict[str, bytes]) -> dict[str, str]:
+    """The CLDR name of every emoji, without FE0F and skin tones, as `storage.words` looks it up."""
+    tones = range(0x1F3FB, 0x1F400)
+    names = {}
+    for entry in json.loads(files["package/en/data.json"]):
+        key = "".join(chr(int(part, 16)) for part in key_of(entry["hexcode"]).split("-"))
+        names[key] = entry["label"]
+        for skin in entry.get("skins", ()):  # two hands that only tones join to one emoji
+            parts = [int(part, 16) for part in key_of(skin["hexcode"]).split("-")]
+            bare = "".join(chr(part) for part in parts if part not in tones)
+            names.setdefault(bare, re.sub(r"(: |, )[a-z-]+ skin tone", "", skin["label"]))
+    return names
+
+
 def splits_of(concept: dict) -> dict[str, str]:
     """The split of each style of a concept; a style that is not stored is not named."""
     if share("held out:" + family_of(concept["label"])) < 0.1:
@@ -501,6 +515,9 @@ def main() -> None:
     table = pa.Table.from_pylist(rows, schema=FEATURES.arrow_schema)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, arguments.out, compression="zstd", row_group_size=500)
+
+    names = json.dumps(names_of(files["emojibase"]), ensure_ascii=False, indent=0)
+    (arguments.out.parent / "names.json").write_text(names + "\n", encoding="utf-8")
 
     counts = Counter((row["split"], row["style"]) for row in rows)
     print(f"{len(concepts)} concepts, {len(rows)} pictures, ", end="")

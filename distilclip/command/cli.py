@@ -33,6 +33,13 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"distilclip: error: {describe(error)}", file=sys.stderr)
         return 1
+    except (RuntimeError, MemoryError) as error:
+        from distilclip.runs.memory import explain_out_of_memory, is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        print(f"distilclip: error: {explain_out_of_memory(error)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as stopped:
         print(f"\ndistilclip: {str(stopped) or 'Stopped.'}", file=sys.stderr)
         return 130
@@ -83,7 +90,7 @@ def add_train(commands: argparse._SubParsersAction) -> None:
     train.add_argument(
         "--data",
         default=argparse.SUPPRESS,
-        help="emoji, scenes, flickr8k, naruto, a folder, or a Hub id "
+        help="emoji, scenes, flickr8k, naruto, a folder, a table, or a Hub id "
         "(default: emoji)",
     )
     train.add_argument("--out", required=True, help="folder for the run")
@@ -122,12 +129,37 @@ def add_settings(group: argparse._ArgumentGroup) -> None:
         form: dict[str, typing.Any] = {"type": kind, "metavar": kind.__name__}
         if kind is bool:
             form = {"action": argparse.BooleanOptionalAction}
+        elif field.metadata["kind"] == "columns":
+            form["action"] = Joined
         group.add_argument(
             f"--{name.replace('_', '-')}",
             default=argparse.SUPPRESS,
             help=about.replace("%", "%%"),
             **form,
         )
+
+
+class Joined(argparse.Action):
+    """An option that may be given several times: values with commas between."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        before = getattr(namespace, self.dest, "")
+        setattr(namespace, self.dest, f"{before},{values}" if before else values)
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """The options that say how data are read, as `train` has them."""
+    from distilclip.runs.settings import READING, TrainConfig
+
+    for field in dataclasses.fields(TrainConfig):
+        if field.name in READING:
+            parser.add_argument(
+                f"--{field.name.replace('_', '-')}",
+                default="",
+                metavar="str",
+                help=field.metadata["about"],
+                action=Joined if field.metadata["kind"] == "columns" else "store",
+            )
 
 
 def values_by_preset(name: str) -> str:
@@ -166,10 +198,17 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
         "--split", default="test", help="a split of the data (default: test)"
     )
     evaluate.add_argument(
+        "--strict",
+        action="store_true",
+        help="as papers count: a caption that several pictures share is right for "
+        "one at a time",
+    )
+    evaluate.add_argument(
         "--skip-broken",
         action="store_true",
         help="leave out pictures that cannot be decoded",
     )
+    add_reading(evaluate)
     evaluate.add_argument(
         "--json", type=Path, metavar="FILE", help="write the figures here too"
     )
@@ -267,26 +306,44 @@ def load_run(name: str):
 def run_evaluate(options: argparse.Namespace) -> None:
     """Print a model's recalls on a split; with --json, write them, too."""
     from distilclip.data import load_pairs
+    from distilclip.runs.settings import READING
     from distilclip.runs.watch import format_metrics
-    from distilclip.search import evaluate_retrieval
+    from distilclip.search import count_shared, evaluate_retrieval, flatten_captions
+    from distilclip.sources.splits import take_split
     from distilclip.storage.files import write_text
 
     model = load_run(options.model)
-    splits = load_pairs(options.data, options.skip_broken)
-    if options.split not in splits:
-        raise ValueError(
-            f"{options.data} has no split {options.split!r}: "
-            f"choose {', '.join(map(str, splits))}."
-        )
-    rows = splits[options.split]
-    metrics = evaluate_retrieval(model, rows, progress=True)
-    images, captions = len(rows), sum(map(len, rows["captions"]))
-    print(f"{options.data} {options.split}, {images} images, {captions} captions:")
+    reading = {name: getattr(options, name) for name in READING}
+    splits = load_pairs(options.data, options.skip_broken, **reading)
+    rows = take_split(splits, options.split, options.data)
+    strict = options.strict
+    metrics = evaluate_retrieval(model, rows, progress=True, strict=strict)
+    captions = list(rows["captions"])
+    texts = flatten_captions(captions)[0]
+    counts = {
+        "images": len(rows),
+        "captions": len(texts),
+        "different_captions": len(set(texts)),
+        "shared_captions": count_shared(captions),
+    }
+    print(f"{options.data} {options.split}, {describe_counts(counts, strict)}:")
     print(format_metrics(metrics))
     if options.json:
-        about = {"data": options.data, "split": options.split}
-        counts = {"images": images, "captions": captions}
+        about = {"data": options.data, "split": options.split, "strict": strict}
         write_text(options.json, json.dumps(about | counts | metrics, indent=2))
+
+
+def describe_counts(counts: dict[str, int], strict: bool) -> str:
+    """How many images and captions, and what becomes of the captions shared."""
+    words = f"{counts['images']:,} images, {counts['captions']:,} captions"
+    if counts["different_captions"] < counts["captions"]:
+        words += f", {counts['different_captions']:,} of them different"
+    if not counts["shared_captions"]:
+        return words + ", none shared by several pictures"
+    how = "strict: right for one at a time" if strict else "right for each"
+    return (
+        f"{words}, {counts['shared_captions']:,} shared by several pictures ({how})"
+    )
 
 
 def run_search(options: argparse.Namespace) -> None:
@@ -296,6 +353,7 @@ def run_search(options: argparse.Namespace) -> None:
     from distilclip.command.index_cache import folder_index
     from distilclip.data import load_pairs
     from distilclip.search import caption_bank, expand_queries
+    from distilclip.sources.splits import take_split
 
     model = load_run(options.model)
     if options.image:
@@ -304,7 +362,9 @@ def run_search(options: argparse.Namespace) -> None:
     else:
         query = title = options.query
         if options.captions:
-            rows = load_pairs(options.captions)["train"]
+            rows = take_split(
+                load_pairs(options.captions), "train", options.captions
+            )
             bank = caption_bank(model, rows["captions"])
             query = expand_queries(model.encode_text(query), bank)[0]
     title += f", without {options.without}" if options.without else ""

@@ -94,9 +94,13 @@ COUNT, POSITIVE, NOT_NEGATIVE, SHARE = RULES
 FOLLOWS_LR = ("vision_lr", "text_projection_lr")  # are lr where they are not given
 
 
-def setting(default: Value, about: str, rule: str = "") -> Value:
-    """A field of `TrainConfig`: its default, its meaning, its rule of `RULES`."""
-    return field(default=default, metadata={"about": about, "rule": rule})
+def setting(default: Value, about: str, rule: str = "", kind: str = "") -> Value:
+    """A field of `TrainConfig`: its default, its meaning, its rule of `RULES`.
+
+    `kind` says which fields tell how data are read ("column", "columns", "text").
+    """
+    metadata = {"about": about, "rule": rule, "kind": kind}
+    return field(default=default, metadata=metadata)
 
 
 def filled_by_preset(config_class: Config) -> Config:
@@ -132,13 +136,16 @@ class TrainConfig:
 
     # The run
     data: str = setting(
-        "emoji", "emoji, scenes, flickr8k, naruto, a folder, or a Hub id"
+        "emoji", "emoji, scenes, flickr8k, naruto, a folder, a table, or a Hub id"
     )
     out: str = setting("runs/emoji", "folder for the run")
     preset: str = setting("cpu", "a recipe: its settings can be changed one by one")
     resume: bool = setting(False, "go on with the run in the folder")
     seed: int = setting(0, "decides everything that is drawn at random")
-    device: str = setting("auto", "cpu, cuda, ..., or auto: a GPU if there is one")
+    device: str = setting(
+        "auto",
+        "cpu, cuda, ..., or auto: cuda where there is one, else cpu",
+    )
     precision: str = setting("auto", "auto, float32, bfloat16 or float16")
     compile: bool = setting(False, "hand the ViT to torch.compile")
     evaluations: int = setting(
@@ -149,6 +156,22 @@ class TrainConfig:
     tensorboard: bool = setting(False, "write the curves for TensorBoard, too")
 
     # The data
+    image_column: str = setting(
+        "", "the column of pictures in a table", kind="column"
+    )
+    caption_column: str = setting(
+        "",
+        "the column of captions, or several with commas between them",
+        kind="columns",
+    )
+    split_column: str = setting(
+        "", "the column that names the split", kind="column"
+    )
+    delimiter: str = setting(
+        "",
+        "what stands between the columns of a table, such as ; or tab",
+        kind="text",
+    )
     cache: str = setting(
         "", "a folder that keeps the decoded pictures for the next run"
     )
@@ -170,6 +193,10 @@ class TrainConfig:
     # The model
     text_model: str = setting(
         "minilm", "the text encoder: minilm, a folder, or a Hub id"
+    )
+    text_pool: str = setting(
+        "",
+        "a caption's vector: cls, mean, or (empty) as the text encoder was trained",
     )
     vision_model: str = setting(
         "",
@@ -280,6 +307,10 @@ class TrainConfig:
                 "text encoder none to learn in: choose a smaller text_start, or "
                 "text_lr 0 to lock it."
             )
+        if self.text_pool not in ("", "cls", "mean"):
+            raise ValueError(
+                f"text_pool must be 'cls' or 'mean', got {self.text_pool!r}."
+            )
         if self.precision not in PRECISIONS:
             choices = ", ".join(PRECISIONS)
             raise ValueError(
@@ -297,7 +328,10 @@ class TrainConfig:
         from distilclip.model import DistilCLIPConfig
         from distilclip.vit import ViTConfig
 
-        given = asdict(self) | {"vision_model": self.vision_model or None}
+        given = asdict(self) | {
+            "vision_model": self.vision_model or None,
+            "text_pool": self.text_pool or None,
+        }
 
         def settings_of(kind: type) -> dict:
             names = [each.name for each in fields(kind)]
@@ -307,6 +341,8 @@ class TrainConfig:
         return DistilCLIPConfig(vision=vision, **settings_of(DistilCLIPConfig))
 
 
+# The fields that say how data are read; `evaluate` has them as options, too
+READING = tuple(f.name for f in fields(TrainConfig) if f.metadata["kind"])
 DEFAULTS: dict[str, Any] = {
     f.name: f.default for f in fields(TrainConfig) if f.name not in FOLLOWS_LR
 }

@@ -6,25 +6,27 @@ the pictures that it ranks first; a look at one such sheet says more than a curv
 
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import datasets
+import numpy as np
 import torch
 from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from tqdm import tqdm
 
+from distilclip.loss import cosines
 from distilclip.model import DistilCLIP
 from distilclip.runs.checkpoint import Run, save_run, write_metrics
 from distilclip.scale import processes
-from distilclip.search import retrieval_metrics
+from distilclip.search import TIE, flatten_captions, retrieval_metrics
 from distilclip.storage.files import write_whole
 
 QUERIES = 5  # rows of a sheet of samples
 TOP = 5  # pictures in a row
-RIGHT = "#009E73"  # the frame of the right picture
+RIGHT = "#009E73"  # the frame of a right picture
 
 
 def evaluate_and_draw(
@@ -38,34 +40,38 @@ def evaluate_and_draw(
 
     `pixels` (N, 3, S, S) are the split's pictures, decoded; `encode_text` makes
     captions unit vectors. The queries are the first captions of `QUERIES` rows at
-    equal distances: always the same ones, so that sheets can be compared.
+    equal distances: always the same ones, so that sheets can be compared. A caption
+    that several pictures share is right for each of them.
     """
     captions_of_rows = list(rows["captions"])
-    texts = [text for captions in captions_of_rows for text in captions]
-    owners = [
-        row for row, captions in enumerate(captions_of_rows) for _ in captions
-    ]
+    texts, owners = flatten_captions(captions_of_rows)
     image_embeds, text_embeds = model.encode_image(pixels), encode_text(texts)
     last = len(rows) - 1
     chosen = sorted({round(k * last / (QUERIES - 1)) for k in range(QUERIES)})
-    scores = text_embeds[[owners.index(row) for row in chosen]] @ image_embeds.T
+    first = [owners.index(row) for row in chosen]
+    scores = cosines(text_embeds[first], image_embeds)
     queries = [captions_of_rows[row][0] for row in chosen]
-    draw_samples(queries, chosen, scores.cpu(), pixels, file)
-    return retrieval_metrics(image_embeds, text_embeds, owners)
+    right = [
+        {row for row, text in zip(owners, texts, strict=True) if text == query}
+        for query in queries
+    ]
+    draw_samples(queries, right, scores.cpu(), pixels, file)
+    return retrieval_metrics(image_embeds, text_embeds, owners, texts=texts)
 
 
 def draw_samples(
     queries: Sequence[str],
-    owners: Sequence[int],
+    right: Sequence[Collection[int]],
     scores: Tensor,
     pixels: Tensor,
     file: Path,
 ) -> None:
     """Draw the first `TOP` pictures for each query as a PNG.
 
-    `scores` (Q, N) rates each of the N pictures `pixels` for each query; `owners`
-    (Q) are the rows of the right ones, which have a green frame, and whose ranks
-    stand beside the queries.
+    `scores` (Q, N) rates each of the N pictures `pixels` for each query; `right`
+    (Q) holds the rows of its right ones, which have a green frame. The rank of the
+    best of them stands beside the query: other right ones do not count, and equals
+    stand before it, as in `retrieval_metrics`.
     """
     letters = Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
     font = ImageFont.truetype(letters, 14)
@@ -74,22 +80,30 @@ def draw_samples(
     extent = (TOP * (side + gap) + gap, len(queries) * height + gap)
     sheet = Image.new("RGB", extent, "white")
     draw = ImageDraw.Draw(sheet)
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    for number, (query, owner) in enumerate(zip(queries, owners, strict=True)):
-        rank = int((order[number] == owner).nonzero()) + 1
+    for number, (query, rows) in enumerate(zip(queries, right, strict=True)):
+        order = rank_pictures(scores[number], rows)
+        rank = next(place for place, row in enumerate(order, 1) if row in rows)
         top = gap + number * height
         words = textwrap.shorten(query, 50, placeholder="…")
         title = f"{words}  (right: rank {rank})"
         draw.text((gap, top), title, fill="black", font=font)
-        for place, row in enumerate(order[number, :TOP].tolist()):
+        for place, row in enumerate(order[:TOP]):
             left = gap + place * (side + gap)
             picture = Image.fromarray(pixels[row].permute(1, 2, 0).numpy())
             sheet.paste(picture.resize((side, side)), (left, top + line))
-            if row == owner:
+            if row in rows:
                 x, y = left - 3, top + line - 3
                 box = (x, y, x + side + 5, y + side + 5)
                 draw.rectangle(box, outline=RIGHT, width=4)
     write_whole(file, lambda path: sheet.save(path, "PNG"))
+
+
+def rank_pictures(scores: Tensor, right: Collection[int]) -> list[int]:
+    """The rows of pictures by falling score (N); a right one follows its equals."""
+    is_right = torch.zeros_like(scores, dtype=torch.bool)
+    is_right[list(right)] = True
+    lowered = torch.where(is_right, scores.float() - TIE, scores.float())
+    return np.lexsort((is_right.numpy(), -lowered.numpy())).tolist()
 
 
 def epoch_line(run: Run) -> dict:

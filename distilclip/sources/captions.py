@@ -1,44 +1,51 @@
 """Captions as their sources have them, made clean or refused in a sentence."""
 
+import ast
+import json
+import re
 import unicodedata
 from collections.abc import Iterable
+from typing import Any
 
-CAPTION_COLUMNS = ("captions", "caption", "text", "sentences", "sentence")
-
-
-def caption_columns(names: Iterable[str | None]) -> list[str]:
-    """The columns of captions among `names`: caption_0, ..., or one known name."""
-    names = [name for name in names if name]
-    numbered = sorted(name for name in names if name.startswith("caption_"))
-    return numbered or [name for name in CAPTION_COLUMNS if name in names][:1]
+QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
+NO_TEXT = re.compile(r"(?:None|null|nan|NaN)\b")
+BETWEEN = re.compile(r"\s*,\s*|\s+")
+ARRAY = re.compile(r"array\((\[.*\])(?:,\s*dtype=[^()]*)?\)", re.DOTALL)
 
 
-def clean_captions(captions: Iterable[str | None], where: str) -> list[str]:
-    """Captions without control characters and needless space.
+def clean_captions(captions: Iterable[Any], where: str) -> list[str]:
+    """Captions, each once, without control characters and needless space.
 
-    Raises ValueError where there is none, or where one is empty, no text, or no
-    valid Unicode.
+    Blank ones beside good ones are left out. Raises ValueError where there is no
+    good one, or where one is no text, or no valid Unicode.
     """
-    cleaned = []
+    cleaned: dict[str, None] = {}
     for caption in captions:
-        if caption is not None and not isinstance(caption, str):
-            raise ValueError(
-                f"A caption is a {type(caption).__name__}, not text: {where}."
+        if caption is None or caption != caption:  # not a number: a blank of pandas
+            continue
+        if not isinstance(caption, str):
+            kind = type(caption).__name__
+            article = "an" if kind[0] in "aeiou" else "a"
+            raise ValueError(f"A caption is {article} {kind}, not text: {where}.")
+        text = " ".join(caption.split())
+        if not text.isprintable():
+            text = "".join(
+                " " if unicodedata.category(c) == "Cc" else c for c in text
             )
-        text = "".join(
-            " " if unicodedata.category(c) == "Cc" else c for c in caption or ""
-        )
-        text = " ".join(text.split())
-        if any(0xD800 <= ord(c) <= 0xDFFF for c in text):
-            raise ValueError(
-                f"A caption holds half a character (a lone surrogate): {where}."
-            )
-        cleaned.append(text)
-    if not cleaned or not all(map(is_visible, cleaned)):
+            text = " ".join(text.split())
+            if any(0xD800 <= ord(c) <= 0xDFFF for c in text):
+                raise ValueError(
+                    f"A caption holds half a character (a lone surrogate): {where}."
+                )
+            if not is_visible(text):
+                continue
+        if text:
+            cleaned[text] = None
+    if not cleaned:
         raise ValueError(
             f"Empty caption: {where}. Write one, or take the picture out."
         )
-    return cleaned
+    return list(cleaned)
 
 
 def is_visible(text: str) -> bool:
@@ -46,3 +53,92 @@ def is_visible(text: str) -> bool:
     return any(
         unicodedata.category(c) not in ("Cc", "Cf", "Zl", "Zp", "Zs") for c in text
     )
+
+
+def captions_of_cells(cells: Iterable[Any], where: str) -> list[str]:
+    """The captions in some cells of a row: texts, lists, or lists written as text.
+
+    Raises ValueError as `clean_captions` does, and for what looks like a list
+    written as text but could be read in two ways.
+    """
+    captions: list[Any] = []
+    for cell in cells:
+        if hasattr(cell, "tolist"):  # NumPy's, from a table of pandas
+            cell = cell.tolist()
+        if isinstance(cell, str) and looks_like_list(cell):
+            captions += read_list(cell, where)
+        elif isinstance(cell, list | tuple):
+            captions += cell
+        else:
+            captions.append(cell)
+    return clean_captions(captions, where)
+
+
+def looks_like_list(text: str) -> bool:
+    """Whether a cell is a list that was written as text, in whichever notation."""
+    if text[:1] not in (
+        "[",
+        "(",
+        "{",
+        "a",
+        " ",
+        "\n",
+    ):  # most captions: no more work
+        return False
+    text = text.strip()
+    if ARRAY.fullmatch(text):
+        return True
+    if text[:1] == "[" and text[-1:] == "]":
+        inner = text[1:-1].strip()
+        return not inner or inner[0] in "'\"[{" or "," in inner
+    if text[:1] + text[-1:] in ("()", "{}"):
+        inner = text[1:-1].strip()
+        return inner[:1] in ("'", '"') and inner[-1:] in ("'", '"', ",")
+    return False
+
+
+def read_list(text: str, where: str) -> list[str | None]:
+    """The texts in a list that was written as text.
+
+    As JSON writes it, Python, or NumPy (without commas). Raises ValueError for any
+    other: a list without quotation marks, one that NumPy has shortened, a mixture.
+    """
+    text = text.strip()
+    try:
+        items = json.loads(text)
+    except (ValueError, RecursionError):
+        items = None
+    if isinstance(items, list) and all(
+        x is None or isinstance(x, str) for x in items
+    ):
+        return items
+    array = ARRAY.fullmatch(text)
+    body = (array.group(1) if array else text)[1:-1].strip()
+    found: list[str | None] = []
+    marks, place = set(), 0
+    while place < len(body):
+        item = QUOTED.match(body, place) or NO_TEXT.match(body, place)
+        if item is None:
+            break
+        token = item.group()
+        try:
+            found.append(ast.literal_eval(token) if token[0] in "'\"" else None)
+        except (ValueError, SyntaxError):  # an unknown escape, or a line break
+            break
+        place = item.end()
+        between = BETWEEN.match(body, place)
+        if between is None:
+            break
+        place = between.end()
+        if place < len(body):
+            marks.add("," in between.group())
+    one_mark = len(marks) < 2 and not (
+        False in marks and text[0] != "[" and not array
+    )
+    if place < len(body) or not one_mark:
+        raise ValueError(
+            "A caption looks like a list written as text, which can be read in "
+            f"more than one way ({text[:40]!a}): {where}. Save lists as JSON, or "
+            "give a row to each caption."
+        )
+    return found

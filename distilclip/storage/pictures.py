@@ -7,34 +7,108 @@ what it was shown before.
 """
 
 import contextlib
+import importlib
+import importlib.util
 import io
+import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-PIXELS_VERSION = 1  # to be raised when `square` gives other pixels than before
+LOG = logging.getLogger("distilclip.pictures")
+PIXELS_VERSION = 2  # to be raised when `square` gives other pixels than before
+
+# The formats that Pillow decodes by itself, and the endings of their files. Not
+# those that it hands to another program (EPS to Ghostscript, WMF and EMF to
+# Windows), that it only recognises (BUFR, GRIB, HDF5, MPEG), or that hold
+# measurements (FITS, MCIDAS, SPIDER). Of the rest, GBR, IPTC and PCD are missing,
+# whose endings are now those of other files. TGA has no mark by which to know it,
+# so it is tried last.
+FORMATS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "GIF": (".gif",),
+    "WEBP": (".webp",),
+    "AVIF": (".avif", ".avifs"),
+    "TIFF": (".tif", ".tiff"),
+    "BMP": (".bmp",),
+    "DIB": (".dib",),
+    "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+    "PSD": (".psd",),
+    "ICO": (".ico",),
+    "CUR": (".cur",),
+    "ICNS": (".icns",),
+    "QOI": (".qoi",),
+    "DDS": (".dds",),
+    "SGI": (".sgi", ".rgb", ".rgba", ".bw"),
+    "PCX": (".pcx",),
+    "DCX": (".dcx",),
+    "XBM": (".xbm",),
+    "XPM": (".xpm",),
+    "SUN": (".ras",),
+    "BLP": (".blp",),
+    "FLI": (".fli", ".flc"),
+    "FTEX": (".ftc", ".ftu"),
+    "IM": (".im",),
+    "MSP": (".msp",),
+    "PIXAR": (".pxr",),
+    "TGA": (".tga", ".icb", ".vda", ".vst"),
+}
+HEIC_SUFFIXES = (".heic", ".heif", ".hif")
+HEIC_ADVICE = "install pillow-heif, or distilclip[heic], to read HEIC"
+HAS_HEIC = importlib.util.find_spec("pillow_heif") is not None
+IMAGE_SUFFIXES = {suffix for suffixes in FORMATS.values() for suffix in suffixes}
+IMAGE_SUFFIXES.update(HEIC_SUFFIXES if HAS_HEIC else ())
+# What files that are no pictures begin with, though they may be called so
+NO_PICTURES = {
+    b"%!PS": "an EPS or PostScript drawing",
+    b"\xc5\xd0\xd3\xc6": "an EPS drawing",
+    b"%PDF": "a PDF document",
+    b"\xd7\xcd\xc6\x9a": "a WMF drawing",
+    b"<svg": "an SVG drawing",
+    b"<?xml": "an SVG drawing, or other XML",
+}
 
 
-def find_pictures(folder: Path) -> tuple[dict[str, os.stat_result], list[OSError]]:
-    """Every picture below `folder`, and why folders or links were not followed.
+class FoundPictures(NamedTuple):
+    """What `find_pictures` has found in a folder.
 
-    A picture goes by its path within `folder`, with slashes; the order is that of
-    the paths. Hidden files and folders and links that lead nowhere are left out.
+    - pictures: the path of each within the folder, with slashes, and its status.
+    - closed: why folders or links were not followed.
+    - others: how many files are no pictures, by suffix, the commonest first.
+    """
+
+    pictures: dict[str, os.stat_result]
+    closed: list[OSError]
+    others: dict[str, int]
+
+
+def find_pictures(folder: Path) -> FoundPictures:
+    """Every picture below `folder`, in the order of their paths.
+
+    Hidden files and folders and links that lead nowhere are left out.
     """
     found: dict[str, os.stat_result] = {}
     closed: list[OSError] = []
+    others: Counter[str] = Counter()
     for place, folders, files in os.walk(folder, onerror=closed.append):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
             path = Path(place, name)
-            if name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES:
+            suffix = path.suffix.lower()
+            if name.startswith("."):
+                continue
+            if suffix not in IMAGE_SUFFIXES:
+                others[suffix] += 1
                 continue
             try:
                 status = path.stat()
@@ -46,7 +120,69 @@ def find_pictures(folder: Path) -> tuple[dict[str, os.stat_result], list[OSError
             if path.is_file():
                 found[path.relative_to(folder).as_posix()] = status
     in_order = sorted(found, key=lambda name: name.split("/"))
-    return {name: found[name] for name in in_order}, closed
+    counted = dict(sorted(others.items(), key=lambda item: (-item[1], item[0])))
+    return FoundPictures({name: found[name] for name in in_order}, closed, counted)
+
+
+def describe_others(others: dict[str, int]) -> str:
+    """Files that are no pictures, by their number and suffix, in one line.
+
+    "12 files are of kinds that are not read: 8 .txt, 3 .pdf, 1 without a suffix".
+    """
+    total = sum(others.values())
+    kinds = [f"{n} {suffix or 'without a suffix'}" for suffix, n in others.items()]
+    more = f", and {len(kinds) - 8} more kinds" if len(kinds) > 8 else ""
+    start = "1 file is" if total == 1 else f"{total} files are"
+    kind = "a kind that is" if len(kinds) == 1 else "kinds that are"
+    advice = f" ({HEIC_ADVICE})" if others.keys() & set(HEIC_SUFFIXES) else ""
+    return f"{start} of {kind} not read: {', '.join(kinds[:8])}{more}{advice}"
+
+
+def open_picture(file: str | Path | BinaryIO) -> Image.Image:
+    """A picture that is not decoded yet: what it is, whatever it is called.
+
+    Only the formats of `FORMATS` are tried, and HEIC where pillow-heif is
+    installed. Raises ValueError, a part of a sentence, for other kinds of files
+    that are known by their first bytes, UnidentifiedImageError for the rest.
+    """
+    Image.init()  # every format of this Pillow; older ones lack the newest
+    formats = [name for name in FORMATS if name in Image.OPEN]
+    if HAS_HEIC:
+        importlib.import_module("pillow_heif").register_heif_opener()
+        formats.append("HEIF")
+    try:
+        return Image.open(file, formats=formats)
+    except UnidentifiedImageError:
+        if kind := kind_of(file):
+            raise ValueError(kind) from None
+        raise
+
+
+def kind_of(file: str | Path | BinaryIO) -> str:
+    """Why a file that is no picture is none, by its first bytes; "" if unknown."""
+    if isinstance(file, str | Path):
+        with open(file, "rb") as opened:
+            start = opened.read(32)
+    else:
+        file.seek(0)
+        start = file.read(32)
+    brands = (
+        b"heic",
+        b"heix",
+        b"heim",
+        b"heis",
+        b"hevc",
+        b"hevx",
+        b"mif1",
+        b"msf1",
+    )
+    if start[4:8] == b"ftyp" and start[8:12] in brands:
+        return f"it is a HEIC picture: {HEIC_ADVICE}"
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    for mark, kind in NO_PICTURES.items():
+        if start.startswith(mark) or text.startswith(mark):
+            return f"it is {kind}, no picture made of pixels"
+    return ""
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -59,6 +195,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode == "I":  # 16 bits a channel
         high_bytes = np.asarray(image).clip(0, 65535) >> 8
         image = Image.fromarray(high_bytes.astype(np.uint8))
+    if image.mode == "F":  # a file of floats counts to 1, or to 255
+        values = np.nan_to_num(np.asarray(image))
+        top = 255 if values.max(initial=0) <= 1 else 1
+        image = Image.fromarray((values * top).clip(0, 255).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -99,7 +239,7 @@ def decode_image(image: dict | None) -> Image.Image:
         raise ValueError("there is no image")
     try:
         content = Path(str(path)).read_bytes() if content is None else content
-        opened = Image.open(io.BytesIO(content))
+        opened = open_picture(io.BytesIO(content))
         opened.load()
     except Exception as error:  # Pillow raises many kinds for a broken file
         raise ValueError(why_undecodable(error)) from None
@@ -130,7 +270,7 @@ def read_picture(path: Path, size: int) -> Image.Image:
     A large JPEG is decoded at a fraction of its size, never below twice `size`:
     several times as fast, and the result is as good as the same.
     """
-    with Image.open(path) as image:
+    with open_picture(path) as image:
         image.draft("RGB", (2 * size, 2 * size))
         return square(image, size)
 
@@ -168,7 +308,7 @@ def read_pictures(
 
 def thumbnail(path: Path, size: int) -> Image.Image:
     """The picture at `path`, no side longer than `size`."""
-    with Image.open(path) as image:
+    with open_picture(path) as image:
         # A large JPEG need not be decoded in full.
         image.draft("RGB", (2 * size, 2 * size))
         picture = to_rgb(image)

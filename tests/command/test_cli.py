@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from PIL import Image
 
 from distilclip import ImageIndex, load_pairs
@@ -64,6 +66,29 @@ def test_evaluate_prints_and_writes_the_same_figures(run, pictures, tmp_path, ca
     figures = json.loads(file.read_text())
     assert figures["images"] == 16 and figures["captions"] == 16
     assert f"R@5 {100 * figures['t2i_r5']:.1f}" in capsys.readouterr().out
+
+
+def test_evaluate_says_how_many_captions_are_shared(run, tmp_path, capsys):
+    folder, file = tmp_path / "pictures", tmp_path / "figures.json"
+    folder.mkdir()
+    for number in range(20):
+        Image.new("RGB", (40, 40), (12 * number, 90, 0)).save(folder / f"{number}.png")
+        texts = ["any shade", f"shade {number}", f"one of three {number // 3}"]
+        (folder / f"{number}.txt").write_text("\n".join(texts))
+    captions = list(load_pairs(folder)["train"]["captions"])
+    times = Counter(text for texts in captions for text in texts)
+    shared = sum(count > 1 for count in times.values())
+    assert len(times) > shared > 1
+    for strict in (False, True):
+        command = ["evaluate", str(run), "--data", str(folder), "--split", "train"]
+        assert main([*command, "--json", str(file), *["--strict"] * strict]) == 0
+        out, figures = capsys.readouterr().out, json.loads(file.read_text())
+        assert figures["strict"] is strict and figures["images"] == len(captions)
+        assert figures["captions"] == times.total() == 3 * len(captions)
+        assert figures["different_captions"] == len(times)
+        assert figures["shared_captions"] == shared
+        assert f"{times.total()} captions, {len(times)} of them different, {shared} shared" in out
+        assert ("strict" in out) is strict
 
 
 def test_search_prints_ranked_files_and_writes_galleries(run, pictures, tmp_path, capsys):
@@ -233,6 +258,7 @@ FAULTS = {
         "Cannot get 'a/b'",
     ),
     "patch size": (["train", "--out", "{new}", "--patch-size", "7"], "not divisible by patch_size"),
+    "absent device": (["train", "--out", "{new}", "--device", "meta"], "There is no device 'meta'"),
     "used folder": (["train", "--out", "{empty}/..", *TINY], "is not empty"),
     "nothing to resume": (["train", "--out", "{new}", "--resume"], "Nothing to resume"),
     "not a run": (["evaluate", "{empty}"], "is not the folder of a run"),
@@ -272,12 +298,12 @@ def test_what_cannot_work_ends_in_one_sentence(fault, run, pictures, tmp_path, c
         folder.mkdir()
     for name in ("bare", "broken", "blank"):
         for number in range(4):
-            Image.new("RGB", (9, 9)).save(folders[name] / f"{number}.png")
+            Image.new("RGB", (9, 9), (number, 0, 0)).save(folders[name] / f"{number}.png")
             text = " " if name == "blank" else f"number {number}"
             if name != "bare":
                 (folders[name] / f"{number}.txt").write_text(text)
     for number in range(4):
-        (folders["broken"] / f"{number}.png").write_bytes(b"\x89PNG\r\n")
+        (folders["broken"] / f"{number}.png").write_bytes(b"\x89PNG\r\n" + bytes(number))
     new = tmp_path / "new"
     places = {**folders, "new": new, "run": run, "pictures": pictures}
     arguments, message = FAULTS[fault]
@@ -287,6 +313,49 @@ def test_what_cannot_work_ends_in_one_sentence(fault, run, pictures, tmp_path, c
     sentences = [line for line in output.err.splitlines() if line.startswith("distilclip: error")]
     assert len(sentences) == 1 and "Traceback" not in output.err
     assert not new.exists()
+
+
+@pytest.mark.parametrize("command", ["run_train", "run_evaluate", "run_search"])
+def test_without_memory_every_command_ends_in_one_sentence(command, monkeypatch, tmp_path, capsys):
+    def lacking(options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 ...")
+
+    monkeypatch.setattr(f"distilclip.command.cli.{command}", lacking)
+    arguments = {
+        "run_train": ["train", "--out", str(tmp_path / "new")],
+        "run_evaluate": ["evaluate", "emoji"],
+        "run_search": ["search", "emoji", "x", str(tmp_path)],
+    }
+    assert main(arguments[command]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "Out of memory (2.00 GiB more" in line and "--micro-batch" in line
+
+
+def test_other_errors_of_a_library_are_not_hidden(monkeypatch, tmp_path):
+    def broken(options):
+        raise RuntimeError("mat1 and mat2 must have the same dtype")
+
+    monkeypatch.setattr("distilclip.command.cli.run_train", broken)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        main(["train", "--out", str(tmp_path / "new")])
+
+
+def test_an_emoji_can_be_the_question(run, loaded, pictures, capsys):
+    def scores(query):
+        assert main(["search", str(run), query, str(pictures), "-k", "3"]) == 0
+        return capsys.readouterr()
+
+    assert scores("\U0001f34e").out == scores("red apple").out != scores("\U0001f697").out
+
+
+def test_a_question_without_a_known_word_is_warned_about(run, loaded, pictures, capsys, caplog):
+    assert main(["search", str(run), "\u0e20\u0e32\u0e29\u0e32", str(pictures)]) == 0
+    assert "knows no word of 1 text" in caplog.text
+
+
+def test_files_of_other_kinds_are_counted_in_one_line(run, loaded, pictures, capsys, caplog):
+    assert main(["search", str(run), "shade", str(pictures)]) == 0
+    assert "20 files are of a kind that is not read: 20 .txt" in caplog.text
 
 
 def test_wrong_options_are_refused_by_argparse(capsys):
@@ -319,3 +388,20 @@ def test_ctrl_c_while_libraries_are_imported_ends_in_one_line(module):
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 130
     assert ended.stderr.strip() == "distilclip: Stopped."
+
+
+def test_the_options_for_tables_reach_the_table(tmp_path, run, capsys):
+    """In `evaluate` and in `train`; captions may be named several times."""
+    lines = ["photo;en;de;part"]
+    for number in range(4):
+        Image.new("RGB", (9, 9), (number, 0, 0)).save(tmp_path / f"{number}.png")
+        lines.append(f"{number}.png;cat {number};Katze {number};testing")
+    file = tmp_path / "list.csv"
+    file.write_text("\n".join(lines))
+    options = ["--data", str(file), "--image-column", "photo", "--split-column", "part"]
+    options += ["--caption-column", "en", "--caption-column", "de", "--delimiter", ";"]
+    assert main(["evaluate", str(run), *options]) == 0
+    assert "4 images, 8 captions" in capsys.readouterr().out
+    assert main(["train", "--out", str(tmp_path / "new"), *options]) == 1
+    assert "has no split 'train', only test." in capsys.readouterr().err
+    assert not (tmp_path / "new" / "model.safetensors").exists()

@@ -42,12 +42,67 @@ def test_the_right_picture_is_the_framed_one(tmp_path):
 
     pixels = torch.zeros(8, 3, 16, 16, dtype=torch.uint8)
     scores = torch.tensor([[8.0, 7, 6, 5, 4, 3, 2, 1], [8.0, 7, 6, 5, 4, 3, 2, 1]])
-    draw_samples(["third", "猫 $x_1$ " * 30], [2, 7], scores, pixels, tmp_path / "sheet.png")
+    right = [{2}, {7}]
+    draw_samples(["third", "猫 $x_1$ " * 30], right, scores, pixels, tmp_path / "sheet.png")
     sheet = Image.open(tmp_path / "sheet.png").convert("RGB")
     green = tuple(bytes.fromhex(RIGHT[1:]))
     rows, columns = (np.asarray(sheet) == green).all(axis=2).nonzero()
     assert columns.min() > 240 and columns.max() < 370  # the third place of the first row, alone
     assert rows.max() < sheet.height / 2
+
+
+def test_a_caption_of_several_pictures_frames_each_and_has_the_rank_of_the_best(
+    tmp_path, monkeypatch
+):
+    from PIL import ImageDraw
+
+    from distilclip.runs.watch import RIGHT, draw_samples
+
+    titles = []
+    write = ImageDraw.ImageDraw.text
+    monkeypatch.setattr(
+        ImageDraw.ImageDraw,
+        "text",
+        lambda draw, at, text, **look: titles.append(text) or write(draw, at, text, **look),
+    )
+    pixels = torch.zeros(8, 3, 16, 16, dtype=torch.uint8)
+    scores = torch.tensor([8.0, 7, 6, 5, 4, 3, 2, 1]).repeat(4, 1) / 10
+    scores[3] = 0.5  # a model that puts everything in one place
+    right = [{1, 3}, {0}, {0, 1, 2}, {0, 4}]
+    draw_samples(list("abcd"), right, scores, pixels, tmp_path / "sheet.png")
+    assert titles == [
+        f"{name}  (right: rank {n})" for name, n in zip("abcd", (2, 1, 1, 7), strict=True)
+    ]
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB"))
+    green = (sheet == tuple(bytes.fromhex(RIGHT[1:]))).all(axis=2)
+    bands = [slice(144 * row + 29, 144 * row + 147) for row in range(4)]
+    framed = [
+        [place for place in range(5) if green[rows, 120 * place + 4 : 120 * place + 124].any()]
+        for rows in bands
+    ]
+    assert framed == [[1, 3], [0], [0, 1, 2], []]
+
+
+def test_a_sheet_is_drawn_from_what_the_captions_say(small_model, tmp_path, monkeypatch):
+    from datasets import Dataset
+
+    from distilclip.runs import watch
+    from distilclip.search import evaluate_retrieval
+
+    drawn = []
+    monkeypatch.setattr(watch, "draw_samples", lambda *given: drawn.append(given))
+    captions = [["a cat", "one"], ["a cat", "two"], ["three", "a cat"], ["four"], ["five", "one"]]
+    colours = ("red", "green", "blue", "white", "black")
+    images = [Image.new("RGB", (32, 32), colour) for colour in colours]
+    rows = Dataset.from_dict({"captions": captions})
+    pixels = torch.stack([torch.from_numpy(np.array(i)).permute(2, 0, 1) for i in images])
+    given = small_model, rows, pixels, tmp_path / "sheet.png", small_model.encode_text
+    metrics = watch.evaluate_and_draw(*given)
+    queries, right = drawn[0][:2]
+    assert queries == ["a cat", "a cat", "three", "four", "five"]
+    assert right == [{0, 1, 2}, {0, 1, 2}, {2}, {3}, {4}]
+    monkeypatch.setattr("distilclip.search.decode_pixels", lambda *given, **named: pixels)
+    assert metrics == evaluate_retrieval(small_model, rows)
 
 
 class Curves(list):

@@ -7,6 +7,7 @@ import pytest
 from samples import COLUMNS, folder_of, picture
 
 from distilclip import load_pairs
+from distilclip.sources.splits import SPLITS
 
 
 def test_a_folder_with_text_files(tmp_path):
@@ -29,7 +30,8 @@ def test_a_folder_with_metadata_and_splits(tmp_path, kind):
             {"file_name": "2.png", "text": "three"},
         ]
         for row in rows:
-            picture(tmp_path / split / row["file_name"])
+            colour = (SPLITS.index(split), len(row["text"]), 0)
+            picture(tmp_path / split / row["file_name"], colour)
         if kind == "csv":
             with open(tmp_path / split / "metadata.csv", "w", newline="") as file:
                 writer = csv.DictWriter(file, ["file_name", "text"])
@@ -45,8 +47,8 @@ def test_a_folder_with_metadata_and_splits(tmp_path, kind):
 
 def test_metadata_with_several_captions(tmp_path):
     rows = [{"file_name": f"{n}.png", "captions": ["a", f"b {n}"]} for n in range(4)]
-    for row in rows:
-        picture(tmp_path / row["file_name"])
+    for number, row in enumerate(rows):
+        picture(tmp_path / row["file_name"], (number, 0, 0))
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert load_pairs(tmp_path)["train"][0]["captions"][0] == "a"
 
@@ -55,8 +57,8 @@ BAD_METADATA = [
     ("file_name,text\n../secret.png,no\n", ValueError, "lies outside"),
     ("file_name,text\nabsent.png,no\n", FileNotFoundError, "does not exist"),
     ("file_name,text\np0.png,\n", ValueError, "Empty caption: entry 1"),
-    ("file_name,title\np0.png,no\n", ValueError, "No caption in entry 1"),
-    ("name,text\np0.png,no\n", ValueError, "No file_name in entry 1"),
+    ("file_name,words\np0.png,no\n", ValueError, "No caption in .*found .* file_name, words"),
+    ("name,text\np0.png,no\n", ValueError, "No file_name in .*a comma .* name, text"),
 ]
 
 

@@ -12,7 +12,7 @@ def test_the_layout_of_flickr8k(tmp_path):
     (tmp_path / "data").mkdir()
     for split, count in (("train", 6), ("validation", 2), ("test", 2)):
         rows = {f"caption_{c}": [f"{split} {n} {c}" for n in range(count)] for c in range(5)}
-        rows["image"] = [Image.new("RGB", (50, 40), (n, 0, 0)) for n in range(count)]
+        rows["image"] = [Image.new("RGB", (50, 40), (n, count, len(split))) for n in range(count)]
         datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image()).to_parquet(
             tmp_path / "data" / f"{split}-00000-of-00001.parquet"
         )
@@ -51,19 +51,22 @@ def test_the_layout_of_naruto(tmp_path):
     ],
 )
 def test_the_names_of_the_hub_sources(name, hub_id, sizes, monkeypatch):
-    def columns(count):
+    def columns(count, green=0):
         texts = [f"number {n}" for n in range(count)]
         captions = (
-            {f"caption_{c}": texts for c in range(5)} if name == "flickr8k" else {"text": texts}
+            {f"caption_{c}": [f"{t} {c}" for t in texts] for c in range(5)}
+            if name == "flickr8k"
+            else {"text": texts}
         )
-        rows = {"image": [Image.new("RGB", (5, 5))] * count, **captions}
+        images = [Image.new("RGB", (5, 5), (n, green, 0)) for n in range(count)]
+        rows = {"image": images, **captions}
         return datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
 
     def on_the_hub(asked):
         assert asked == hub_id
         if name != "flickr8k":
             return datasets.DatasetDict(train=columns(10))
-        return datasets.DatasetDict(train=columns(6), validation=columns(3), test=columns(3))
+        return datasets.DatasetDict(train=columns(6), validation=columns(3, 1), test=columns(3, 2))
 
     monkeypatch.setattr(datasets, "load_dataset", on_the_hub)
     pairs = load_pairs(name)

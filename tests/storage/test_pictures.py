@@ -1,11 +1,153 @@
-"""A picture of any kind becomes upright RGB, a square, and normalised pixels."""
+"""A picture of any kind is found, is what it is, and becomes upright RGB and pixels."""
+
+import importlib
+import io
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, UnidentifiedImageError
 
-from distilclip.storage.pictures import normalise_pixels, square, to_rgb
+from distilclip.storage import pictures as pictures_module
+from distilclip.storage.pictures import (
+    FORMATS,
+    IMAGE_SUFFIXES,
+    decode_image,
+    describe_others,
+    find_fault,
+    find_pictures,
+    normalise_pixels,
+    open_picture,
+    read_picture,
+    read_pictures,
+    square,
+    thumbnail,
+    to_rgb,
+)
+
+Image.init()
+WRITTEN = [name for name in FORMATS if name in Image.SAVE]
+
+
+def drawn(format_name):
+    """A picture, black above and white below, as a file of this format."""
+    picture = Image.new("L", (16, 16))
+    picture.paste(255, (0, 8, 16, 16))
+    for mode in ("RGB", "1", "P"):
+        try:
+            picture.convert(mode).save(file := io.BytesIO(), format_name)
+        except (OSError, ValueError):  # the format has other modes
+            continue
+        return file.getvalue()
+    raise AssertionError(format_name)
+
+
+@pytest.mark.parametrize("kind", WRITTEN)
+def test_every_format_that_pillow_writes_and_reads_is_read_whatever_it_is_called(kind, tmp_path):
+    names = [f"a{suffix}" for suffix in (*FORMATS[kind], FORMATS[kind][0].upper(), ".jpg")]
+    for name in names:
+        (tmp_path / name).write_bytes(drawn(kind))
+    assert set(find_pictures(tmp_path).pictures) == {*names}
+    for batch, _, errors in read_pictures(tmp_path, names, 16, 64):
+        assert batch == list(dict.fromkeys(names)) and not errors
+    for picture in (
+        read_picture(tmp_path / names[0], 16),
+        thumbnail(tmp_path / names[0], 16),
+        to_rgb(decode_image({"bytes": drawn(kind), "path": None})),
+    ):
+        pixels = np.asarray(square(picture, 16))  # ICNS makes it larger
+        assert pixels[:6].mean() < 20 and pixels[10:].mean() > 235
+
+
+def test_every_suffix_that_pillow_knows_is_one_of_ours_or_left_out_on_purpose():
+    others = {kind for suffix, kind in Image.EXTENSION.items() if suffix not in IMAGE_SUFFIXES}
+    run_a_program, only_known = {"EPS", "PDF", "WMF"}, {"BUFR", "GRIB", "HDF5", "MPEG", "PALM"}
+    measured, taken = {"FITS"}, {"GBR", "IPTC", "PCD"}
+    assert others <= run_a_program | only_known | measured | taken | {"HEIF"}
+    assert not run_a_program & set(FORMATS)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".eps"])
+def test_no_other_program_is_started_whatever_a_drawing_is_called(suffix, tmp_path, monkeypatch):
+    def start(*arguments, **options):
+        raise AssertionError("started a program")
+
+    monkeypatch.setattr("subprocess.Popen.__init__", start)
+    file = tmp_path / f"drawing{suffix}"
+    Image.new("RGB", (8, 8)).save(file, "EPS")
+    for read in (open_picture, lambda f: read_picture(f, 8), lambda f: thumbnail(f, 8)):
+        with pytest.raises(ValueError, match="an EPS or PostScript drawing"):
+            read(file)
+    assert "EPS" in find_fault({"bytes": file.read_bytes(), "path": None})
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"%PDF-1.7 ...", "a PDF document"),
+        (b"\xef\xbb\xbf <svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG drawing"),
+        (b"\0\0\0\x18ftypheic" + b"\0" * 99, "a HEIC picture: install pillow-heif"),
+        (b"", "it is empty"),
+        (b"once upon a time" * 9, "in no image format"),
+    ],
+)
+def test_what_is_no_picture_is_named(content, said):
+    assert said in find_fault({"bytes": content, "path": None})
+
+
+@given(st.binary(max_size=200))
+def test_bytes_of_any_kind_are_a_picture_or_refused(content):
+    try:
+        picture = decode_image({"bytes": content, "path": None})
+    except ValueError as error:
+        assert str(error)
+    else:
+        assert picture.size
+
+
+def test_heic_is_read_where_there_is_a_reader(monkeypatch, tmp_path):
+    registered = []
+
+    class Reader:
+        @staticmethod
+        def register_heif_opener():
+            registered.append(True)
+
+    monkeypatch.setattr(pictures_module, "HAS_HEIC", True)
+    monkeypatch.setitem(importlib.sys.modules, "pillow_heif", Reader)
+    monkeypatch.setitem(
+        Image.OPEN, "HEIF", (lambda file, name: Image.new("RGB", (3, 5)), lambda start: True)
+    )
+    with pytest.raises(UnidentifiedImageError):
+        Image.open(io.BytesIO(b"no picture" * 9), formats=["PNG"])
+    assert open_picture(io.BytesIO(b"no picture" * 9)).size == (3, 5) and registered
+
+
+def test_files_of_other_kinds_are_counted_by_suffix(tmp_path):
+    for name in ("a.png", "b.JPEG", "a.txt", "b.TXT", "c.heic", "README", ".hidden", ".DS_Store"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "d.txt").write_bytes(b"")
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "e.xyz").write_bytes(b"")
+    found = find_pictures(tmp_path)
+    assert set(found.pictures) == {"a.png", "b.JPEG"} and not found.closed
+    assert found.others == {".txt": 3, "": 1, ".heic": 1}
+    line = describe_others(found.others)
+    assert line.startswith("5 files are of kinds that are not read: 3 .txt, 1 without a suffix")
+    assert "1 .heic" in line and "distilclip[heic]" in line
+    assert describe_others({".pdf": 1}) == "1 file is of a kind that is not read: 1 .pdf"
+
+
+def test_floats_count_to_one_or_to_255():
+    shades = np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4)
+    for values in (shades, shades * 255):
+        pixels = np.asarray(to_rgb(Image.fromarray(values)))[..., 0]
+        assert np.abs(pixels - shades * 255).max() <= 1
+    shades[0, 0] = np.nan
+    assert to_rgb(Image.fromarray(shades)).getpixel((0, 0)) == (0, 0, 0)
 
 
 def test_images_become_upright_rgb_on_white():
