@@ -1,7 +1,7 @@
 """Weights and tokenizers, here or on the Hub: safetensors and JSON, no pickle.
 
-Which files a checkpoint has, where the text encoder of a name lies, and every
-reader and writer of tensors.
+Which files a checkpoint has, how its tensors and its tokenizer are read and
+written, and where the text encoder of a name lies.
 """
 
 import contextlib
@@ -14,8 +14,6 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
 from distilclip.storage.files import read_json, write_whole
 from distilclip.storage.hub import find_file, unreachable
@@ -154,6 +152,8 @@ def find_misfits(
 
 def load_tokenizer(source: str | Path, **options):
     """The tokenizer at `source`; ValueError where its files are damaged."""
+    from transformers import AutoTokenizer  # a ViT needs none of it
+
     try:
         return AutoTokenizer.from_pretrained(
             str(source), trust_remote_code=False, **options
@@ -222,6 +222,8 @@ def explain_missing_text(name: str | Path) -> str:
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
     """No notes and no progress bars of `transformers` while it loads a model."""
+    from transformers.utils import logging as transformers_logging
+
     verbosity = transformers_logging.get_verbosity()
     progress_bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
