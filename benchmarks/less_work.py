@@ -34,7 +34,6 @@ from systems import save_random_text
 from timing import arguments, commit, print_bars, print_table
 
 from distilclip import TrainConfig, train
-from distilclip.runs.settings import PRESETS
 from distilclip.storage.files import write_text
 
 RESULTS = Path(__file__).parents[1] / "book/results/less_work.json"
@@ -43,7 +42,7 @@ TINY = {"dim": 32, "depth": 1, "num_heads": 1, "image_size": 16, "patch_size": 4
 WHOLE = "the whole step"
 EVERYTHING = {"patch_dropout": 0.0, "full_size_start": 0.0}
 SAVINGS = {
-    "small pictures first": {"full_size_start": PRESETS["cpu"]["full_size_start"]},
+    "small pictures first": {"full_size_start": TrainConfig().full_size_start},
     "half of the patches": {"patch_dropout": 0.5},
 }
 IMAGES, TIME = "equal pictures", "equal time"
@@ -145,7 +144,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", choices=list(SAVINGS), default=list(SAVINGS))
     parser.add_argument("--budgets", nargs="+", choices=(IMAGES, TIME), default=[IMAGES, TIME])
-    parser.add_argument("--augmentation", type=float, default=PRESETS["cpu"]["augmentation"])
+    parser.add_argument("--augmentation", type=float, default=TrainConfig().augmentation)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as place:

@@ -38,7 +38,7 @@ class MultiHeadAttention(nn.Module):
         self.output = nn.Linear(dim, dim)
 
     def split_heads(self, tokens: Tensor) -> Tensor:
-        """Queries, keys and values by head: (B, N, D) -> (3, B, H, N, D / H)."""
+        """Queries, keys, values: (B, N, D) -> (3, B, heads, N, D / heads)."""
         pattern = "b n (three h d) -> three b h n d"
         return rearrange(self.qkv(tokens), pattern, three=3, h=self.num_heads)
 

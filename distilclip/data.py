@@ -142,7 +142,7 @@ def fingerprint(rows: datasets.Dataset) -> str:
 
 @dataclass
 class Batch:
-    """One training batch.
+    """What is drawn from `TrainingPairs` for a step, before it is made ready.
 
     `pixels` is uint8 (B, 3, S, S); `caption_ids` (B) says which caption was drawn
     for each image; `positives` (B, B) marks in row i each drawn caption that is

@@ -144,14 +144,15 @@ def occlusion(
 def patch_relevance(
     model: DistilCLIP, pixel_values: Tensor, text_embeds: Tensor, steps: int = 32
 ) -> Tensor:
-    """What each patch adds to the cosine with a caption: -> (B, h, w).
+    """What each patch adds to the cosine with a caption -> (B, h, w).
 
-    Normalised pixels (B, C, H, W), the unit vectors of their captions (B, E). The
-    picture fades in from white in `steps` steps; at each, the gradient says how
-    much more of a pixel would raise the cosine, and the patch gets its pixels'
-    share (Sundararajan et al., 2017). Summed over the patches this is the cosine of
-    the picture less that of a white one, up to the error of the steps. It works for
-    every `image_pool`, because it looks at inputs and not at rows.
+    Integrated gradients: normalised pixels (B, C, H, W), the unit vectors of their
+    captions (B, E). The picture fades in from white in `steps` steps; at each, the
+    gradient says how much more of a pixel would raise the cosine, and the patch
+    gets its pixels' share (Sundararajan et al., 2017). Summed over the patches this
+    is the cosine of the picture less that of a white one, up to the error of the
+    steps. It works for every `image_pool`, because it looks at inputs and not at
+    rows.
     """
     white = white_pixel(model, pixel_values)
     gradient = torch.zeros_like(pixel_values)
@@ -231,7 +232,10 @@ def position_similarity(vision: ViT) -> Tensor:
 
 
 def modality_gap(image_embeds: Tensor, text_embeds: Tensor) -> float:
-    """The distance between two clouds' centres (Liang et al., 2022)."""
+    """The distance between the centres of two clouds, (N, E) and (M, E).
+
+    After Liang et al. (2022).
+    """
     return (image_embeds.mean(dim=0) - text_embeds.mean(dim=0)).norm().item()
 
 
@@ -274,8 +278,8 @@ def probe_accuracy(
 
     Ridge regression onto one-hot labels, the largest output wins: a linear probe
     (Alain and Bengio, 2017). It says whether something can be read off, not whether
-    anyone does. `unseen` is the share of rows set aside; `ridge` is in units of the
-    features' mean square.
+    anyone does. `unseen` is the share of rows set aside, the last ones; `ridge` is
+    in units of the features' mean square.
     """
     inputs = F.pad(features.double(), (0, 1), value=1.0)
     known = round(len(labels) * (1 - unseen))

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from distilclip.model import DistilCLIP, DistilCLIPConfig
-from distilclip.storage.files import write_text, write_whole
+from distilclip.storage.files import read_json, write_text, write_whole
 from distilclip.storage.pictures import normalise_pixels, pixels_of
 from distilclip.storage.weights import save_tokenizer
 from distilclip.text import in_batches
@@ -117,7 +117,8 @@ def export_onnx(model: DistilCLIP, folder: str | Path) -> Path:
     - `tokenizer.json`: vocabulary and rules, as the library `tokenizers` reads them
 
     Both outputs are unit vectors (B, E); B and T are free. The model is exported in
-    float32, as for inference. Raises ImportError where the packages are missing.
+    float32, as for inference, and left as it was. Raises ImportError where the
+    packages are missing.
     """
     require_onnx()
     folder = Path(folder).expanduser()
@@ -270,7 +271,7 @@ class OnnxDistilCLIP:
         from tokenizers import Tokenizer
 
         folder = find_onnx_folder(folder)
-        description = json.loads((folder / "preprocess.json").read_text())
+        description = read_json(folder / "preprocess.json")
         self.config = DistilCLIPConfig(**description["config"])
         self.logit_scale = torch.tensor(description["logit_scale"])
         options = onnxruntime.SessionOptions()

@@ -132,11 +132,12 @@ def cached_contrastive_backward(
 
     `encode` turns each of `batches` into image_embeds and text_embeds, (b, E) each.
     Every `grad` is added to as by `loss(image_embeds, text_embeds, logit_scale,
-    positives).backward()` on the whole batch (Gao et al., 2021). Each micro-batch
-    is encoded twice, with PyTorch's random numbers replayed. Of several processes
-    `batches` are this one's, and `positives` what `gather_positives` makes. Raises
-    ValueError where `batches` is empty or can be read only once, and where `encode`
-    does not repeat itself.
+    positives).backward()` on the whole batch (Gao et al., 2021); `scaler`
+    multiplies the loss before. Each micro-batch, of any size, is encoded twice,
+    with PyTorch's random numbers replayed. Of several processes `batches` are this
+    one's, `positives` is what `gather_positives` makes, and `average_gradients`
+    comes after. Raises ValueError where `batches` is empty or can be read only
+    once, and where `encode` does not repeat itself.
     """
     if isinstance(batches, Iterator) or not len(batches):
         raise ValueError("batches must be a non-empty list: it is read twice.")

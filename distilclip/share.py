@@ -25,7 +25,7 @@ from transformers.image_utils import make_flat_list_of_images
 
 from distilclip.model import DistilCLIP, DistilCLIPConfig, DistilCLIPOutput
 from distilclip.runs.card import model_card
-from distilclip.storage.files import write_text
+from distilclip.storage.files import read_json, write_text
 from distilclip.storage.hub import find_file, network_is_missing
 from distilclip.storage.pictures import normalise_pixels, pixels_of
 from distilclip.storage.weights import find_text_weights
@@ -139,7 +139,8 @@ def cut_tokens(
 class DistilCLIPImageProcessor(transformers.BaseImageProcessor):
     """Pictures -> `pixel_values` (B, 3, S, S), by the functions used in training.
 
-    The middle square, resized to `image_size`, less `image_mean`, over `image_std`.
+    The middle square, resized (bicubic) to `image_size`, less `image_mean`, over
+    `image_std`.
     """
 
     model_input_names: Sequence[str] = ("pixel_values",)
@@ -178,7 +179,7 @@ class DistilCLIPTokenizer(transformers.PreTrainedTokenizerFast):
         try:
             find_file(name, "tokenizer_config.json")
         except FileNotFoundError:
-            config = json.loads(find_file(name, "config.json").read_text())
+            config = read_json(find_file(name, "config.json"))
             source, _ = find_text_weights(config["text_model"])
             return transformers.AutoTokenizer.from_pretrained(source)
         return super().from_pretrained(name, *args, **settings)

@@ -369,9 +369,9 @@ def prepare_captions(
 
 
 def picture_size(config: TrainConfig, shape: ViTConfig, epoch: int) -> int:
-    """The width of pictures in an epoch: before `full_size_start`, half of it.
+    """The width of pictures in an epoch: half of it before `full_size_start`.
 
-    Half of it in whole patches, at least one.
+    Half is a whole number of patches, at least one.
     """
     if epoch >= round(config.full_size_start * config.epochs):
         return shape.image_size
@@ -390,7 +390,7 @@ def prefetch(
     items: Sequence[tuple[int, Tensor]],
     device: torch.device,
 ) -> Iterator[tuple[StepInputs, Tensor]]:
-    """`draw(item)` for each item; for a GPU, while it is at work on the last one.
+    """`draw(item)` for each item; for a GPU, one ahead of the step at work.
 
     There, the tensors also come in pinned memory, from which they are copied in the
     background.
@@ -416,10 +416,9 @@ def prefetch(
 def views(
     pixels: Tensor, flip: Tensor, config: TrainConfig, generator: torch.Generator
 ) -> Tensor:
-    """uint8 pixels (B, 3, S, S), mirrored where `flip` (B) says so, and augmented.
+    """uint8 pixels (B, 3, S, S) -> views: mirrored where `flip` (B), and augmented.
 
-    As strongly as the configuration has it: the result is float in [0, 1], or uint8
-    without any.
+    Float in [0, 1]; uint8 where the configuration asks for no augmentation.
     """
     pixels = torch.where(flip.view(-1, 1, 1, 1), pixels.flip(-1), pixels)
     strength = config.augmentation
@@ -499,7 +498,7 @@ def train_step(run: Run, inputs: StepInputs, positives: Tensor) -> float:
 
 
 def descend(run: Run, loss: Tensor) -> tuple[float, bool]:
-    """Step the optimiser -> the value of `loss`, and if its gradients were finite.
+    """Step the optimiser -> the value of `loss`, whether gradients were finite.
 
     In float16, a step whose gradients overflow is left out, and the next one is
     scaled less. Raises FloatingPointError, before any weight has changed, where
@@ -661,6 +660,7 @@ def train(config: TrainConfig, progress: bool = True) -> TrainResult:
     loss is no longer a number, torch.OutOfMemoryError where memory lacks.
     """
     with explained_out_of_memory(config), open_run(config) as (run, splits):
+        progress = progress and processes()[0] == 0
         # Prepare: what is decoded and encoded only once.
         rows, epoch = splits["train"], run.epochs_done
         data = prepare_data(run.model, rows, config, progress, epoch)

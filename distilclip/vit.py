@@ -209,10 +209,10 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 def position_waves(side: int, dim: int) -> Tensor:
     """Sines and cosines that tell a patch's row and column: (side * side, dim).
 
-    The waves of Vaswani et al. (2017, section 3.5) in two directions: a quarter of
-    the channels each for the sine and the cosine of the column and of the row, at
-    wavelengths that grow from 2 pi to 20,000 pi patches. What four does not divide
-    stays zero.
+    Numbers from -1 to 1: the waves of Vaswani et al. (2017, section 3.5) in two
+    directions: a quarter of the channels each for the sine and the cosine of the
+    column and of the row, at wavelengths that grow from 2 pi to 20,000 pi patches.
+    What four does not divide stays zero.
     """
     quarter = dim // 4
     frequencies = 10000.0 ** -(torch.arange(quarter) / max(1, quarter))

@@ -307,6 +307,21 @@ def test_two_processes_train_as_one_does(config, tmp_path):
         torch.testing.assert_close(two.get_parameter(name), parameter, rtol=0, atol=2e-3)
 
 
+def test_only_the_first_process_draws_bars(config, tmp_path, monkeypatch):
+    class EnoughError(Exception):
+        pass
+
+    def prepare(model, rows, config, progress, epoch):
+        raise EnoughError(progress)
+
+    monkeypatch.setattr(training, "prepare_data", prepare)
+    for rank in range(2):
+        monkeypatch.setattr(training, "processes", lambda rank=rank: (rank, 2))
+        with pytest.raises(EnoughError) as seen:
+            train(config(tmp_path / f"{rank}"))
+        assert seen.value.args == (rank == 0,)
+
+
 def test_a_batch_that_two_processes_cannot_share_is_refused(config, tmp_path):
     with pytest.raises(ValueError, match="cannot be shared by 3 processes"):
         check_batch(config(tmp_path), range(64), world=3)

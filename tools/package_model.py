@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import load_file
 
 from distilclip import DistilCLIP, TrainConfig, __version__
-from distilclip.storage.files import write_text
+from distilclip.runs.settings import FOLLOWS_LR, PRESETS
+from distilclip.storage.files import read_json, read_json_lines, write_text
 from distilclip.storage.weights import save_tensors
 
 ROOT = Path(__file__).parents[1]
@@ -29,11 +30,20 @@ def command_of(settings: dict) -> str:
     preset = asdict(TrainConfig(preset=settings["preset"]))
     given = {name: value for name, value in settings.items() if value is not None}
     changes = {name: value for name, value in given.items() if value != preset[name]}
-    if changes.get("vision_lr") == changes.get("lr"):  # it follows lr where it is not given
-        changes.pop("vision_lr", None)
-    options = [f"--{name.replace('_', '-')} {value}" for name, value in changes.items()]
+    for name in FOLLOWS_LR:
+        if name not in PRESETS[settings["preset"]] and given.get(name) == given["lr"]:
+            changes.pop(name, None)
+    options = [option_of(name, value) for name, value in changes.items()]
     start = f"distilclip train --data {settings['data']} --preset {settings['preset']}"
     return " ".join([start, *options])
+
+
+def option_of(name: str, value: bool | int | float | str) -> str:
+    """How a setting is given to the command."""
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{flag}" if value else f"--no-{flag}"
+    return f"--{flag} {value}"
 
 
 def main() -> None:
@@ -44,13 +54,12 @@ def main() -> None:
     parser.add_argument("commit", help="of the package that trained it")
     parser.add_argument("--figures-only", action="store_true", help="leave the package's model")
     options = parser.parse_args()
-    history = (options.run / "metrics.jsonl").read_text().splitlines()
-    history = [json.loads(line) for line in history]
+    history = read_json_lines(options.run / "metrics.jsonl")
     epochs = [line for line in history if line["kind"] == "epoch"]
     final = [line for line in history if line["kind"] == "final"]
     if not final:
         raise SystemExit(f"The run in {options.run} has not ended: it has no final figures.")
-    settings = json.loads((options.run / "train_config.json").read_text())
+    settings = read_json(options.run / "train_config.json")
     results = {
         "command": command_of(settings),
         "version": __version__,

@@ -82,55 +82,40 @@ def build_parser(arguments: list[str]) -> argparse.ArgumentParser:
 
 def add_train(commands: argparse._SubParsersAction) -> None:
     """The command `train`, with an option for every setting of a run."""
-    from distilclip.runs.settings import PRESETS
-
     train = commands.add_parser(
         "train", help="train a model on image-caption pairs"
     )
-    train.add_argument(
-        "--data",
-        default=argparse.SUPPRESS,
-        help="emoji, scenes, flickr8k, naruto, a folder, a table, or a Hub id "
-        "(default: emoji)",
-    )
-    train.add_argument("--out", required=True, help="folder for the run")
-    train.add_argument(
-        "--preset",
-        default=argparse.SUPPRESS,
-        choices=tuple(PRESETS),
-        help="the recipe: for two CPU cores, for a T4, or that of the original "
-        "system (default: cpu)",
-    )
-    train.add_argument(
-        "--resume",
-        action="store_true",
-        default=argparse.SUPPRESS,
-        help="go on with the run in --out",
-    )
-    add_settings(
-        train.add_argument_group("settings of the preset, to change one by one")
-    )
+    add_settings(train)
     train.set_defaults(run=run_train)
 
 
-def add_settings(group: argparse._ArgumentGroup) -> None:
-    """An option for every field of TrainConfig that has none yet.
+def add_settings(train: argparse.ArgumentParser) -> None:
+    """An option for every field of TrainConfig.
 
     An option that is not given leaves no trace, so that the preset fills the field.
     """
-    from distilclip.runs.settings import TrainConfig
+    from distilclip.runs.settings import PRECISIONS, PRESETS, TrainConfig
 
+    special: dict[str, dict[str, typing.Any]] = {
+        "out": {"required": True, "metavar": "FOLDER"},
+        "preset": {"choices": tuple(PRESETS)},
+        "resume": {"action": "store_true"},
+        "precision": {"choices": PRECISIONS},
+    }
+    settings = train.add_argument_group("settings, to change one by one")
     kinds = typing.get_type_hints(TrainConfig)
     for field in dataclasses.fields(TrainConfig):
         name, kind = field.name, kinds[field.name]
-        if name in ("data", "out", "preset", "resume"):
-            continue
-        about = f"{field.metadata['about']} ({values_by_preset(name)})"
+        group = train if name in ("data", "out", "preset", "resume") else settings
+        about = field.metadata["about"]
+        if name not in ("out", "resume"):
+            about += f" ({values_by_preset(name)})"
         form: dict[str, typing.Any] = {"type": kind, "metavar": kind.__name__}
         if kind is bool:
             form = {"action": argparse.BooleanOptionalAction}
         elif field.metadata["kind"] == "columns":
             form["action"] = Joined
+        form = special.get(name, form)
         group.add_argument(
             f"--{name.replace('_', '-')}",
             default=argparse.SUPPRESS,

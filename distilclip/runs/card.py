@@ -1,11 +1,12 @@
 """The model card of a run: its own record, as the README.md of a Hub repository."""
 
-import json
 from pathlib import Path
+from typing import NamedTuple
 
 from huggingface_hub.repocard_data import EvalResult, ModelCardData
 
 from distilclip.data import HUB_SOURCES
+from distilclip.storage.files import read_json, read_json_lines
 from distilclip.storage.hub import find_file, looks_like_hub_id
 from distilclip.storage.weights import MINILM_HUB_ID
 
@@ -40,7 +41,7 @@ def model_card(
     id, `license` one of the Hub's short names ("mit"), or None for none.
     """
     folder = Path(run_folder).expanduser()
-    model = json.loads(find_file(folder, "config.json").read_text())
+    model = read_json(find_file(folder, "config.json"))
     settings, epochs, finals = read_run(folder)
     data = _known_source(settings.get("data"))
     encoders = (model.get("text_model"), model.get("vision_model"))
@@ -76,24 +77,28 @@ def model_card(
     return "\n\n".join(parts)
 
 
-def read_run(folder: Path) -> tuple[dict, list[dict], dict[str, dict[str, float]]]:
-    """What a run recorded: its settings, its epochs, and each split's last recalls.
+class RunRecord(NamedTuple):
+    """What a run recorded: settings, epochs, and each split's last recalls."""
 
-    All empty for a folder that holds a model only.
-    """
+    settings: dict
+    epochs: list[dict]
+    finals: dict[str, dict[str, float]]
+
+
+def read_run(folder: Path) -> RunRecord:
+    """The record in a run's folder, all empty where it holds a model only."""
     settings, lines = {}, []
     if (folder / "train_config.json").is_file():
-        settings = json.loads((folder / "train_config.json").read_text())
+        settings = read_json(folder / "train_config.json")
     if (folder / "metrics.jsonl").is_file():
-        written = (folder / "metrics.jsonl").read_text().splitlines()
-        lines = [json.loads(line) for line in written]
+        lines = read_json_lines(folder / "metrics.jsonl")
     epochs = [line for line in lines if line.get("kind") == "epoch"]
     finals = {}
     for line in lines:
         if line.get("kind") == "final":
             recalls = [key for key in line if key.startswith(("t2i_r", "i2t_r"))]
             finals[line["split"]] = {key: line[key] for key in recalls}
-    return settings, epochs, finals
+    return RunRecord(settings, epochs, finals)
 
 
 def _known_source(name: str | None) -> str | None:

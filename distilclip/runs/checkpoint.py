@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from distilclip.model import DistilCLIP
-from distilclip.runs.settings import DEFAULTS, TrainConfig
+from distilclip.runs.settings import DEFAULTS, OFF, TrainConfig
 from distilclip.storage.files import is_leftover, remove_leftovers, write_text
 from distilclip.storage.weights import save_tensors
 
@@ -299,7 +299,7 @@ def read_state(folder: Path, config: TrainConfig) -> dict:
         # What an older version did not know was off then, whatever the preset now.
         saved = state["config"] | {"out": str(folder)}
         known = {name: value for name, value in saved.items() if value is not None}
-        before = TrainConfig(**DEFAULTS | known)
+        before = TrainConfig(**DEFAULTS | OFF | known)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{file} is damaged and cannot be resumed from: {error}."

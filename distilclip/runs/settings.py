@@ -5,6 +5,7 @@ Chapter 8 trains with these; each choice of a preset is argued there.
 
 import functools
 import importlib.util
+import inspect
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -46,6 +47,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "image_pool": "mean",
         "text_lr": 3e-5,
         "text_start": 0.5,
+        "full_size_start": 0.0,
         "epochs": 25,
         "batch_size": 128,
         "lr": 5e-4,
@@ -70,6 +72,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "pad_to_max_length": True,
         "learn_temperature": False,
         "mask_positives": False,
+        "image_pool": "first",
+        "full_size_start": 0.0,
         "text_lr": 5e-5,
         "epochs": 25,
         "batch_size": 64,
@@ -82,6 +86,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
+# What an older version did not know was off then, whatever a preset says now.
+OFF = {"image_pool": "first", "full_size_start": 0.0, "augmentation": 0.0}
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 RULES = {
@@ -105,11 +111,18 @@ def setting(default: Value, about: str, rule: str = "", kind: str = "") -> Value
 
 def filled_by_preset(config_class: Config) -> Config:
     """Let a preset fill fields that are not given; the rest keep their defaults."""
-    plain, names = config_class.__init__, [f.name for f in fields(config_class)]
+    plain = config_class.__init__
+    signature = inspect.signature(plain)
 
     @functools.wraps(plain)
-    def init(self, *positional, **given):
-        given |= zip(names, positional, strict=False)
+    def init(self, *positional, **named):
+        given = dict(signature.bind_partial(self, *positional, **named).arguments)
+        del given["self"]
+        for name, value in given.items():
+            if value is None:
+                raise ValueError(
+                    f"{name} is None: leave it out for its usual value."
+                )
         preset = given.get("preset", "cpu")
         if preset not in PRESETS:
             raise ValueError(
@@ -129,9 +142,9 @@ def filled_by_preset(config_class: Config) -> Config:
 class TrainConfig:
     """What to train, on what, and where to put it.
 
-    What is not given is filled in by the preset ("cpu", "t4" or "original"); what
-    the preset does not name keeps the default below. Raises ValueError, in one
-    sentence, for a value that cannot work.
+    The defaults are those of the preset "cpu". Another one ("t4", "original") fills
+    in what it names and what is not given. Raises ValueError, in one sentence, for
+    a value that cannot work.
     """
 
     # The run
@@ -139,14 +152,16 @@ class TrainConfig:
         "emoji", "emoji, scenes, flickr8k, naruto, a folder, a table, or a Hub id"
     )
     out: str = setting("runs/emoji", "folder for the run")
-    preset: str = setting("cpu", "a recipe: its settings can be changed one by one")
+    preset: str = setting(
+        "cpu", "the recipe: two CPU cores, a T4, or that of the original system"
+    )
     resume: bool = setting(False, "go on with the run in the folder")
     seed: int = setting(0, "decides everything that is drawn at random")
     device: str = setting(
         "auto",
         "cpu, cuda, ..., or auto: cuda where there is one, else cpu",
     )
-    precision: str = setting("auto", "auto, float32, bfloat16 or float16")
+    precision: str = setting("auto", "the number format of the encoders")
     compile: bool = setting(False, "hand the ViT to torch.compile")
     evaluations: int = setting(
         5,
@@ -179,7 +194,7 @@ class TrainConfig:
         False, "leave out pictures that cannot be read, and say so"
     )
     augmentation: float = setting(
-        0.0, "how strong the random views are, from 0 (none) to 1", NOT_NEGATIVE
+        0.5, "how strong the random views are, from 0 (none) to 1", NOT_NEGATIVE
     )
     flip: bool = setting(
         False,
@@ -214,7 +229,7 @@ class TrainConfig:
     cls_token: bool = setting(True, "give the ViT a [CLS] token")
     final_norm: bool = setting(True, "end the ViT in a LayerNorm")
     image_pool: str = setting(
-        "first", "the picture's vector: the first token, or mean"
+        "mean", "the picture's vector: the first token, or mean"
     )
     embed_dim: int = setting(256, "dimensions of the shared space", COUNT)
     projection_norm: bool = setting(False, "put a LayerNorm behind each projection")
@@ -251,7 +266,7 @@ class TrainConfig:
         NOT_NEGATIVE,
     )
     text_projection_lr: float = setting(
-        1.5e-3,
+        3e-5,
         "the rate of the captions' projection, lr where it is not given",
         POSITIVE,
     )
@@ -278,7 +293,7 @@ class TrainConfig:
         0.0, "share of the epochs in which the text encoder is still frozen", SHARE
     )
     full_size_start: float = setting(
-        0.0,
+        0.6,
         "share of the epochs in which pictures come at half their width first",
         SHARE,
     )

@@ -1,7 +1,7 @@
 """Weights and tokenizers, here or on the Hub: safetensors and JSON, no pickle.
 
-Which files a checkpoint has, where the text encoder of a name lies, and every
-reader and writer of tensors.
+Which files a checkpoint has, how its tensors and its tokenizer are read and
+written, and where the text encoder of a name lies.
 """
 
 import contextlib
@@ -19,8 +19,6 @@ from huggingface_hub import (
 )
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
 from distilclip.storage.files import read_json, write_whole
 from distilclip.storage.hub import (
@@ -170,6 +168,8 @@ def find_misfits(
 
 def load_tokenizer(source: str | Path, **options):
     """The tokenizer at `source`; ValueError where it is damaged or not there."""
+    from transformers import AutoTokenizer  # a ViT needs none of it
+
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             str(source), trust_remote_code=False, **options
@@ -324,6 +324,8 @@ def explain_pickle(path_or_hub_id: str | Path, pickle: str) -> str:
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
     """No notes and no progress bars of `transformers` while it loads a model."""
+    from transformers.utils import logging as transformers_logging
+
     verbosity = transformers_logging.get_verbosity()
     progress_bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from distilclip import TrainConfig
+from distilclip.command.cli import build_parser
 from distilclip.runs.checkpoint import ELSEWHERE
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
@@ -30,6 +31,19 @@ def test_the_command_names_what_differs_from_the_preset(changes, options):
     given = dict(zip(words[::2], words[1::2], strict=True))
     told = {name[2:].replace("-", "_") for name in given} - {"data", "preset"}
     assert told == changes.keys()
+
+
+def test_the_command_can_be_run():
+    settings = asdict(TrainConfig(preset="original", lr=1e-4, learn_temperature=True, flip=True))
+    command = package_model.command_of(settings)
+    assert command == (
+        "distilclip train --data emoji --preset original --flip --learn-temperature --lr 0.0001"
+    )
+    options = build_parser(command.split()[1:]).parse_args([*command.split()[1:], "--out", "x"])
+    given = {name: value for name, value in vars(options).items() if name in settings}
+    assert asdict(TrainConfig(**given)) == settings | {"out": "x"}
+    locked = asdict(TrainConfig(preset="cpu", mask_positives=False))
+    assert package_model.command_of(locked).endswith(" --no-mask-positives")
 
 
 @pytest.mark.parametrize("name", ["emoji_cpu", "emoji_long"])
