@@ -175,7 +175,7 @@ def test_the_api_page_has_every_module():
     files = [path.relative_to(ROOT) for path in (ROOT / "distilclip").rglob("*.py")]
     modules = {".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in files}
     assert len(documented) == len(set(documented))
-    assert set(documented) == modules - {"distilclip"}
+    assert set(documented) == modules - {"distilclip", "distilclip.cli"}  # an old address
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
