@@ -67,4 +67,4 @@ $(PEERS)/.ready: benchmarks/requirements.txt | $(READY)
 	@touch $@
 
 clean: ## remove the environment and everything that was built
-	rm -rf $(VENV) $(PEERS) _build
+	rm -rf $(VENV) $(PEERS) _build build dist *.egg-info

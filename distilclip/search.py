@@ -27,6 +27,7 @@ from distilclip.loss import cosines
 from distilclip.model import DistilCLIP
 from distilclip.storage.pictures import (
     LOG,
+    TEXT_SUFFIXES,
     describe_others,
     find_pictures,
     read_pictures,
@@ -564,8 +565,10 @@ class ImageIndex:
                 f"No pictures in {self.folder}."
                 + (f" There, {describe_others(others)}." if others else "")
             )
-        if others:
-            LOG.warning("In %s, %s.", self.folder, describe_others(others))
+        kinds = others.keys() - set(TEXT_SUFFIXES)
+        unread = {kind: n for kind, n in others.items() if kind in kinds}
+        if unread:
+            LOG.warning("In %s, %s.", self.folder, describe_others(unread))
         self.skipped = [
             (Path(error.filename), str(error.strerror)) for error in closed
         ]

@@ -63,7 +63,8 @@ def read_index(file: Path, key: str) -> tuple[Tensor, dict]:
                 )
             if metadata.get("image_side") != key:
                 raise ValueError(
-                    f"{file} was made by another model; build it again."
+                    f"{file} was made by another model, or by a version that reads "
+                    "pictures otherwise; build it again."
                 )
             embeds = opened.get_tensor("embeds")
             packed = opened.get_tensor("entries")

@@ -271,8 +271,9 @@ def check_pairs(
     if saved and saved.get("data", pairs) != pairs:
         raise ValueError(
             f"The training pairs of {config.data} have changed since the run in "
-            f"{config.out} was started: put them back as they were, or start a "
-            "new run in another folder."
+            f"{config.out} was started, or another version of distilclip read them "
+            "(since 0.2, rows with the same picture are one): put them back as "
+            "they were, or start a new run in another folder."
         )
     return pairs
 

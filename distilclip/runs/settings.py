@@ -118,6 +118,8 @@ def filled_by_preset(config_class: Config) -> Config:
     def init(self, *positional, **named):
         given = dict(signature.bind_partial(self, *positional, **named).arguments)
         del given["self"]
+        if given.get("vision_model", "") is None:  # as version 0.1 wrote "none"
+            given["vision_model"] = ""
         for name, value in given.items():
             if value is None:
                 raise ValueError(

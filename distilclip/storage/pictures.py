@@ -63,6 +63,7 @@ FORMATS = {
     "PIXAR": (".pxr",),
     "TGA": (".tga", ".icb", ".vda", ".vst"),
 }
+TEXT_SUFFIXES = (".txt", ".md")  # captions and notes, which a search does not need
 HEIC_SUFFIXES = (".heic", ".heif", ".hif")
 HEIC_ADVICE = "install pillow-heif, or distilclip[heic], to read HEIC"
 HAS_HEIC = importlib.util.find_spec("pillow_heif") is not None
