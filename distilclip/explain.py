@@ -28,7 +28,7 @@ from distilclip.sources.scenes import (
     THING_NAME,
     describe,
 )
-from distilclip.training import descend, learning_rate, set_learning_rate
+from distilclip.training import descend, take_steps
 from distilclip.vit import ViT, evaluating, pool_image
 
 
@@ -430,12 +430,26 @@ def scene_loss(
 
 def start_scene_run(model: DistilCLIP, lr: float) -> Run:
     """A run in float32 that trains all but the text encoder, at one rate."""
-    config = TrainConfig(lr=lr, weight_decay=0.1, beta2=0.98, clip_gradient=1.0)
+    config = TrainConfig(
+        lr=lr, warmup=0.05, weight_decay=0.1, beta2=0.98, clip_gradient=1.0
+    )
     learning = [p for n, p in model.named_parameters() if not n.startswith("text.")]
     group = {"params": learning, "peak": lr, "weight_decay": config.weight_decay}
     optimizer = AdamW([group], lr, betas=(0.9, config.beta2))
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     return Run(model, optimizer, scaler, "float32", config)
+
+
+def scene_batches(
+    pairs: TrainingPairs, steps: int, batch_size: int, seed: int
+) -> Iterator[Batch]:
+    """A batch of scenes for each of `steps` steps, epoch after epoch."""
+    done = 0
+    while done < steps:
+        epoch = pairs.epoch(batch_size, seed, epoch=done)
+        for rows in itertools.islice(epoch, steps - done):
+            yield pairs.draw(rows, seeded(seed, 1, done))
+            done += 1
 
 
 def train_on_scenes(
@@ -454,30 +468,31 @@ def train_on_scenes(
 
     `features` (M, D) belong to `pairs.captions`. With `false_features` (M, D),
     those of a false caption for each, the loss is `hard_negative_loss` where `fair`
-    (M, bool) allows it. `watch` is called with the number of steps done. The steps
-    are chapter 8's. Raises ValueError for fewer pairs than one batch.
+    (M, bool) allows it. `watch` is called with the number of steps done. The loop
+    is chapter 8's. Raises ValueError for fewer pairs than one batch.
     """
     if len(pairs) < batch_size:
         count = len(pairs)
         raise ValueError(f"{count} pairs do not fill one batch of {batch_size}.")
-    run, losses = start_scene_run(model, lr), []
-    while run.step < steps:
-        epoch = pairs.epoch(batch_size, seed, epoch=run.step)
-        for rows in itertools.islice(epoch, steps - run.step):
-            model.train()
-            model.text.eval()
-            share = learning_rate(run.step, steps, warmup=0.05)
-            set_learning_rate(run.optimizer, share)
-            batch = pairs.draw(rows, seeded(seed, 1, run.step))
-            loss = scene_loss(model, batch, features, false_features, fair)
-            run.optimizer.zero_grad()
-            loss.backward()
-            losses.append(descend(run, loss)[0])
-            run.step += 1
-            model.eval()
-            if watch:
-                watch(run.step)
-    return losses
+    run = start_scene_run(model, lr)
+
+    def step(batch: Batch) -> float:
+        model.train()
+        model.text.eval()
+        loss = scene_loss(model, batch, features, false_features, fair)
+        run.optimizer.zero_grad()
+        loss.backward()
+        return descend(run, loss)[0]
+
+    def after() -> None:
+        model.eval()
+        if watch:
+            watch(run.step)
+
+    take_steps(
+        run, scene_batches(pairs, steps, batch_size, seed), step, steps, after
+    )
+    return run.sums["losses"]
 
 
 def white_pixel(model: DistilCLIP, pixel_values: Tensor) -> Tensor:

@@ -12,12 +12,12 @@ import copy
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import datasets
 import torch
@@ -75,6 +75,7 @@ from distilclip.text import TextEncoder
 from distilclip.vit import ViTConfig
 
 CaptionForm = Literal["tokens", "features", "states"]
+Given = TypeVar("Given")  # what a step is given
 # A mirrored picture makes these words lies
 SIDES = re.compile(r"\b(left|right)", re.IGNORECASE)
 
@@ -587,6 +588,34 @@ def batches_left(
     return [(step, rows) for step, rows in numbered if step >= run.step]
 
 
+def take_steps(
+    run: Run,
+    batches: Iterable[Given],
+    step: Callable[[Given], float],
+    total: int,
+    after: Callable[[], None],
+) -> None:
+    """The loop: take a step on each of `batches`, at its place in the schedule.
+
+    `step` learns from a batch and returns its loss; `total` is the number of steps
+    in the whole run. `after` is called behind every step, when run and model are
+    at one again.
+    """
+    started = time.perf_counter()
+    for batch in batches:
+        waited = time.perf_counter() - started
+        share = learning_rate(run.step, total, run.config.warmup)
+        set_learning_rate(run.optimizer, share)
+        with uninterrupted():  # Ctrl-C never finds half a step
+            run.sums["losses"].append(step(batch))
+            run.step += 1
+            run.sums["lr"] = run.config.lr * share
+            run.sums["waiting"] += waited
+            run.sums["seconds"] += time.perf_counter() - started
+        after()
+        started = time.perf_counter()
+
+
 def train_epoch(
     run: Run,
     data: TrainingData,
@@ -607,22 +636,14 @@ def train_epoch(
         inputs, positives = draw_batch(data, rows, step, config, run.model.tokenize)
         return replace(inputs, pixels=shrink(inputs.pixels, size)), positives
 
-    started, device = time.perf_counter(), run.model.log_logit_scale.device
-    batches = batches_left(run, data, epoch)
-    for inputs, positives in prefetch(draw, batches, device):
-        waited = time.perf_counter() - started
-        share = learning_rate(run.step, total, config.warmup)
-        set_learning_rate(run.optimizer, share)
-        with uninterrupted():  # Ctrl-C never finds half a step
-            run.sums["losses"].append(train_step(run, inputs, positives))
-            run.step += 1
-            run.sums["lr"] = config.lr * share
-            run.sums["waiting"] += waited
-            run.sums["seconds"] += time.perf_counter() - started
+    def after() -> None:
         show_step(bar, run)
         if time.monotonic() > run.save_at:
             save()
-        started = time.perf_counter()
+
+    device = run.model.log_logit_scale.device
+    batches = prefetch(draw, batches_left(run, data, epoch), device)
+    take_steps(run, batches, lambda batch: train_step(run, *batch), total, after)
 
 
 @contextlib.contextmanager
