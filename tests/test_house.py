@@ -43,6 +43,7 @@ ONLY = {"storage": (), "sources": ("storage",), "index": ("storage", "model")}
 CORE = ("patches", "attention", "vit", "text", "loss")
 CORE_LINES = 500
 CELL_LINES, CELL_WIDTH = 40, 84
+FEW_LINES = 25  # more only where a cell is one whole function or class
 # Tests that no module owns
 CROSS_CUTTING = ("bad_input", "book", "faults", "house", "release", "safety", "types")
 
@@ -369,6 +370,49 @@ def test_large_cells_are_found(tmp_path):
     many, wide = large_cells(path)
     assert many == "code cell 1 has 41 lines: y = 1"
     assert wide.startswith("code cell 2 has a line of 85: www")
+
+
+def crowded_cells(path: Path) -> list[str]:
+    """Long cells that hold something besides one definition and the imports that it needs.
+
+    A drawing that is folded away is read by those who unfold it only.
+    """
+    problems = []
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        lines = [line for line in source.splitlines() if line.strip()]
+        is_folded = "hide-input" in cell.get("metadata", {}).get("tags", [])
+        if cell["cell_type"] != "code" or len(lines) <= FEW_LINES or is_folded:
+            continue
+        parts = ast.parse(without_magics(source)).body
+        parts = [part for part in parts if not isinstance(part, ast.Import | ast.ImportFrom)]
+        if len(parts) != 1 or not isinstance(parts[0], ast.FunctionDef | ast.ClassDef):
+            problems.append(f"{len(lines)} lines: {lines[0]}")
+    return problems
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_long_cell_is_one_definition(path):
+    assert not crowded_cells(path)
+
+
+def test_crowded_cells_are_found(tmp_path):
+    function = "import os\n\n\ndef f():\n" + "    x = 1\n" * 24
+    cells = [
+        {"cell_type": "code", "source": source, "metadata": {"tags": tags}}
+        for source, tags in (
+            (function, []),
+            (function + "\n\nf()", []),
+            ("y = 1\n" * 26, []),
+            ("z = 1\n" * 26, ["hide-input"]),
+            ("import os\n" * 26, []),
+            ("w = 1\n" * 25, []),
+        )
+    ]
+    path = tmp_path / "01.ipynb"
+    path.write_text(json.dumps({"cells": cells}))
+    found = ["27 lines: import os", "26 lines: y = 1", "26 lines: import os"]
+    assert crowded_cells(path) == found
 
 
 # Docstrings
