@@ -1,4 +1,4 @@
-"""What each choice of the preset `t4` is worth: its recipe with one choice taken back at a time.
+"""What each choice of `t4-drawings` is worth: its recipe with one choice taken back at a time.
 
     python benchmarks/ablations.py --device-name "two cores of an Intel Xeon"
     python benchmarks/ablations.py --seconds 300 --seeds 0 1 2 --only "as it is" "original recipe"
@@ -51,7 +51,7 @@ ORIGINAL = {
 
 def variants() -> dict[str, dict]:
     """Name to the settings that differ from the recipe as it is."""
-    recipe = TrainConfig(preset="t4")
+    recipe = TrainConfig(preset="t4-drawings")
     return {
         "as it is": {},
         "original recipe": ORIGINAL,
@@ -80,7 +80,7 @@ def variants() -> dict[str, dict]:
 def configure(changes: dict, seed: int, epochs: int, out: str) -> TrainConfig:
     """The configuration of one run; nothing is evaluated on the way."""
     settings = SMALL | {"epochs": epochs, "evaluations": 0, "seed": seed} | changes
-    return TrainConfig(data="emoji", preset="t4", out=out, **settings)
+    return TrainConfig(data="emoji", preset="t4-drawings", out=out, **settings)
 
 
 @contextlib.contextmanager

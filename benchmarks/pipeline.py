@@ -15,7 +15,7 @@ process keeps the memory that batches free (`keep_freed_memory`). In turn:
 
 - cache, uint8: `TrainingPairs.draw` from the memory-mapped file, as it goes to a GPU.
 - cache: the same, then `normalise_pixels`. What the preset `original` does.
-- cache, augmented: the same with the flips and views of the preset `t4` in between.
+- cache, augmented: the same with the flips and views of the preset `t4-drawings` in between.
 - decode each time: the same pixels by the same functions, from the JPEG, in this process.
 - decode each time, workers: the same in the workers of a DataLoader, one a core, which hand over
   uint8; it is normalised here.
@@ -161,10 +161,10 @@ def their_ways(rows: datasets.Dataset, config: TrainConfig) -> dict[str, Way]:
 
 def measure(options: argparse.Namespace) -> dict:
     keep_freed_memory()
-    config = TrainConfig(preset="t4", text_model="minilm")
+    config = TrainConfig(preset="t4-drawings", text_model="minilm")
     count, width, height = 1280, 500, 375
     if options.small:
-        config = TrainConfig(preset="t4", text_model="minilm", image_size=32, batch_size=8)
+        config = TrainConfig(preset="t4-drawings", text_model="minilm", image_size=32, batch_size=8)
         count, width, height = 40, 64, 48
     with tempfile.TemporaryDirectory() as place:
         photographs, cache = Path(place) / "train", Path(place) / "cache"

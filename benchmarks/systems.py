@@ -6,8 +6,8 @@ to uint8, and each does the same: draw a batch, tokenise its captions, normalise
 forward, contrastive loss, backward, AdamW. A step returns the share of its text tokens that is
 padding. What differs is each project's own choice:
 
-- DistilCLIP: the preset `t4` with a ViT-B/16, as `distilclip train` runs it in the second half of
-  a run: half of the patches left out, both encoders trained, with augmentation, the mask of
+- DistilCLIP: the preset `t4-drawings` with a ViT-B/16, as `distilclip train` runs it in the second
+  half of a run: half of the patches left out, both encoders trained, with augmentation, the mask of
   positives, the clipping of gradients and captions of like length. "text locked" is the step of
   the first half. "every patch" does the whole work, as the peers do.
 - original: our preset `original` in float32: captions padded to 64, [CLS] missing, and so on.
@@ -143,7 +143,7 @@ def shape(sizes: Sizes, text_folder: Path) -> dict:
 
 
 def build_distilclip(sizes: Sizes, text_folder: Path) -> Steps:
-    ours = OurSteps(TrainConfig(preset="t4", **shape(sizes, text_folder)), sizes)
+    ours = OurSteps(TrainConfig(preset="t4-drawings", **shape(sizes, text_folder)), sizes)
     return {
         "DistilCLIP": ours.make(),
         "DistilCLIP, text locked": ours.make(text_locked=True),

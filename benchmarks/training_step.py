@@ -97,7 +97,9 @@ def measure(options: argparse.Namespace) -> dict:
     print_table(["training step", *head], rows)
     speed = {name: line["per_second"] for name, line in lines.items()}
     every_patch = speed["DistilCLIP, every patch"]
-    share = TrainConfig(preset="t4").text_start  # of a run, with the captions' encoder locked
+    share = TrainConfig(
+        preset="t4-drawings"
+    ).text_start  # of a run, with the captions' encoder locked
     whole_run = 1 / (share / speed["DistilCLIP, text locked"] + (1 - share) / ours)
     bars = {
         "ours over the best peer, each by its defaults": (

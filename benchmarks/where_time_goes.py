@@ -140,7 +140,7 @@ def measure(options: argparse.Namespace) -> dict:
     rates = matrix_rates(256 if options.small else 3072, 3 * options.rounds)
     with tempfile.TemporaryDirectory() as place:
         save_random_text(Path(place), sizes)
-        ours = OurSteps(TrainConfig(preset="t4", **shape(sizes, Path(place))), sizes)
+        ours = OurSteps(TrainConfig(preset="t4-drawings", **shape(sizes, Path(place))), sizes)
     step = ours.make()
     parts, seconds = shares(ours.run, step, options.rounds)
     operations = count_operations(step)

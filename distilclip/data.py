@@ -227,14 +227,16 @@ def augment(
     texture: float = 0.0,
     shade: float = 0.0,
 ) -> Tensor:
-    """A batch of random views: uint8 (B, 3, S, S) -> float in [0, 1], same shape.
+    """A batch of random views: (B, 3, S, S) -> float in [0, 1], same shape.
 
-    Each image is moved by up to `shift` of its width, scaled by up to 1 ± `scale`,
-    turned by up to `turn` degrees, mirrored if `flip`; its hue, saturation,
-    brightness and contrast change by up to `colour`; a share `grey` loses its
-    colour. `texture` and `shade` are those of `restyle`. All of it is done at once.
+    The images are uint8, or float in [0, 1]. Each one is moved by up to `shift` of
+    its width, scaled by up to 1 ± `scale`, turned by up to `turn` degrees, mirrored
+    if `flip`; its hue, saturation, brightness and contrast change by up to
+    `colour`; a share `grey` loses its colour. `texture` and `shade` are those of
+    `restyle`. All of it is done at once, where the pixels are, from small random
+    numbers drawn on the CPU: a GPU sees the views that a CPU sees.
     """
-    images = pixels.float() / 255
+    images = pixels if pixels.is_floating_point() else pixels.float() / 255
     affine = random_moves(len(images), generator, shift, scale, turn, flip)
     grid = F.affine_grid(affine.to(images.device), list(images.shape), False)
     images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
@@ -249,6 +251,30 @@ def augment(
 def uniform(batch: int, generator: torch.Generator, width: float) -> Tensor:
     """Random numbers (B) from -`width` to `width`."""
     return (torch.rand(batch, generator=generator) * 2 - 1) * width
+
+
+def random_crops(
+    pixels: Tensor, generator: torch.Generator, scale: float
+) -> Tensor:
+    """A random part of each image, as large as the whole was: -> float in [0, 1].
+
+    The images are uint8 (B, 3, S, S). A part has between `scale` and all of its
+    image's area, and sides in a ratio between 3:4 and 4:3, or nearer to 1:1 where
+    it would not fit (Szegedy et al., 2015).
+    """
+    batch = len(pixels)
+    area = scale + (1 - scale) * torch.rand(batch, generator=generator)
+    ratio = torch.exp(uniform(batch, generator, math.log(4 / 3)))
+    ratio = ratio.clamp(area, 1 / area)
+    width, height = (area * ratio).sqrt(), (area / ratio).sqrt()
+    across = (1 - width) * uniform(batch, generator, 1)
+    down = (1 - height) * uniform(batch, generator, 1)
+    nothing = torch.zeros(batch)
+    rows = [width, nothing, across, nothing, height, down]
+    affine = torch.stack(rows, dim=1).view(batch, 2, 3).to(pixels.device)
+    grid = F.affine_grid(affine, list(pixels.shape), align_corners=False)
+    images = pixels.float() / 255
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 def random_moves(
@@ -310,9 +336,10 @@ def restyle(
 
     size = (height, width)
     light = (torch.rand(batch, 1, 3, 3, generator=generator) * 2 - 1) * shade
+    light = light.to(images.device)
     light = F.interpolate(light, size, mode="bicubic", align_corners=True)
     is_white = images.amin(dim=1, keepdim=True) > 0.97
-    return (images + light.to(images.device) * ~is_white).clamp(0, 1)
+    return (images + light * ~is_white).clamp(0, 1)
 
 
 # How bright the eye sees red, green and blue

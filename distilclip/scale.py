@@ -194,13 +194,15 @@ def process_group(
     GPUs talk through NCCL, each process with a card of its own, CPUs through Gloo.
     Without torchrun it is (0, 1), and nothing is opened. Whoever waits for another
     process longer than `timeout` seconds gives up with ConnectionError; under NCCL
-    PyTorch's own watchdog ends the process.
+    PyTorch's own watchdog ends the process. Raises ValueError where this machine
+    has fewer GPUs than processes: NCCL allows no two on one.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         yield 0, 1
         return
     on_gpu = torch.device(device).type == "cuda"
     if on_gpu:
+        check_cards(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     backend, patience = "nccl" if on_gpu else "gloo", timedelta(seconds=timeout)
     communicate(dist.init_process_group, backend, timeout=patience)
@@ -208,6 +210,16 @@ def process_group(
         yield processes()
     finally:
         dist.destroy_process_group()
+
+
+def check_cards(count: int) -> None:
+    """ValueError where this machine has fewer GPUs than `count` processes need."""
+    cards = torch.cuda.device_count()
+    if cards < count:
+        raise ValueError(
+            f"{count} processes want a GPU each, and this machine has {cards}: "
+            f"give torchrun --nproc-per-node {max(1, cards)}, or use --device cpu."
+        )
 
 
 def processes() -> tuple[int, int]:

@@ -130,6 +130,7 @@ def config(shapes, tiny_text):
     def make(out, **changes):
         settings = {
             "data": str(shapes),
+            "device": "cpu",  # on every machine, also where there is a GPU
             "text_model": str(tiny_text),
             "image_size": 32,
             "patch_size": 8,

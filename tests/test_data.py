@@ -14,7 +14,7 @@ from PIL import Image
 from samples import folder_of, picture
 
 from distilclip import augment, load_pairs
-from distilclip.data import TrainingPairs, decode_pixels, restyle, seeded
+from distilclip.data import TrainingPairs, decode_pixels, random_crops, restyle, seeded
 from distilclip.sources.scenes import draw_scenes
 from distilclip.storage.pictures import pixels_of, square
 
@@ -265,3 +265,31 @@ def test_shade_is_smooth_bounded_and_leaves_white_alone():
     assert 0.02 < light.abs().max() < 0.3
     assert light.diff(dim=-2).abs().max() < 0.06  # from one pixel to the next
     assert len({light[i].mean().item() for i in range(6)}) == 6
+
+
+def test_crops_keep_what_they_say_and_nothing_else_moves():
+    ramp = torch.linspace(0, 255, 64).expand(64, 64)
+    places = torch.stack([ramp, ramp.T, ramp]).to(torch.uint8).expand(300, -1, -1, -1)
+    crops = random_crops(places, seeded(0), scale=0.4)
+    assert crops.shape == places.shape and 0 <= crops.min() <= crops.max() <= 1
+    spans = crops[:, :2].amax(dim=(2, 3)) - crops[:, :2].amin(dim=(2, 3))
+    area, ratio = spans.prod(dim=1), spans[:, 0] / spans[:, 1]
+    assert 0.36 < area.min() < 0.45 and 0.9 < area.max() < 1.01
+    assert 0.7 < ratio.min() < 0.8 and 1.25 < ratio.max() < 1.4
+    steps = crops[:, 0].diff(dim=-1)  # columns stay in order, at equal distances
+    assert (steps > -0.01).all() and (crops[:, 0].std(dim=1) < 0.01).all()
+
+
+@pytest.mark.parametrize("size", [1, 7, 32])
+def test_a_crop_of_everything_is_the_picture(size):
+    pixels = torch.randint(0, 256, (4, 3, size, size), dtype=torch.uint8, generator=seeded(1))
+    torch.testing.assert_close(
+        random_crops(pixels, seeded(0), scale=1.0), pixels.float() / 255, atol=1e-4, rtol=0
+    )
+
+
+def test_views_after_crops_are_those_of_floats():
+    pixels = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8, generator=seeded(1))
+    options = {"texture": 0.5, "shade": 0.3}
+    whole = augment(pixels, seeded(0), **options)
+    assert torch.equal(augment(pixels.float() / 255, seeded(0), **options), whole)

@@ -17,6 +17,7 @@ from distilclip.loss import contrastive_loss, sigmoid_loss
 from distilclip.scale import (
     average_gradients,
     cached_contrastive_backward,
+    check_cards,
     chunked_contrastive_loss,
     gather_embeds,
     gather_positives,
@@ -423,3 +424,23 @@ def test_a_process_that_fails_does_not_hold_up_the_other(event, message):
         second.communicate()
     assert first.returncode == 1
     assert message in said.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("cards", "count", "advice"), [(1, 2, 1), (0, 1, 1), (3, 4, 3)])
+def test_more_processes_than_cards_are_refused_in_a_sentence(monkeypatch, cards, count, advice):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
+    message = f"{count} processes want a GPU each, and this machine has {cards}: .*node {advice},"
+    with pytest.raises(ValueError, match=message):
+        check_cards(count)
+    for rank, name in enumerate(("RANK", "LOCAL_RANK")):
+        monkeypatch.setenv(name, str(rank))
+    monkeypatch.setenv("WORLD_SIZE", str(count))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(count))
+    with pytest.raises(ValueError, match=message), process_group("cuda"):
+        pass
+
+
+def test_as_many_processes_as_cards_are_fine(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_cards(1)
+    check_cards(2)

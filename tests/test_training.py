@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from distilclip.training import (
     autocast,
     check_batch,
     choose_device,
+    choose_precision,
     draw_batch,
     learning_rate,
     parameter_groups,
@@ -180,6 +182,36 @@ def test_a_shrunk_picture_is_as_bright():
     assert torch.equal(shrink(plain, 4), plain[..., :4, :4])
     assert abs(half.float().mean() - pixels.float().mean()) < 3
     assert shrink(pixels, 8) is pixels
+
+
+@pytest.mark.parametrize("slower", ["float32", "bfloat16"])
+@pytest.mark.parametrize("seed", range(20))
+def test_a_busy_machine_does_not_choose_the_slower_format(
+    config, tmp_path, monkeypatch, seed, slower
+):
+    """Bursts of other work, which make a pass up to ten times as long, fall on either format."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    chance, busy = random.Random(seed), [False]
+
+    def time_pass(model, pixels, precision):
+        busy[0] = chance.random() < (0.7 if busy[0] else 0.3)
+        seconds = 2.0 if precision == slower else 1.0
+        return seconds * (chance.uniform(3, 10) if busy[0] else chance.uniform(1, 1.1))
+
+    monkeypatch.setattr(training, "time_pass", time_pass)
+    settings = config(tmp_path, precision="auto")
+    model = DistilCLIP(settings.model_config())
+    other = {"float32": "bfloat16", "bfloat16": "float32"}[slower]
+    assert choose_precision(settings, model, CPU) == other
+
+
+def test_the_chosen_format_and_its_reason_are_logged(config, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(training, "time_formats", lambda *_: {"float32": 0.5, "bfloat16": 0.2})
+    settings = config(tmp_path, precision="auto")
+    with caplog.at_level("INFO", "distilclip.training"):
+        choose_precision(settings, DistilCLIP(settings.model_config()), CPU)
+    assert "bfloat16 (a pass of the image side: float32 0.500 s, bfloat16 0.200 s)" in caplog.text
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])

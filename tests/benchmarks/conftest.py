@@ -22,9 +22,9 @@ def random_text(tmp_path_factory):
 
 @pytest.fixture
 def our_steps(random_text):
-    """A run of the preset `t4` on scenes, ready to take steps."""
+    """A run of the preset `t4-drawings` on scenes, ready to take steps."""
     config = TrainConfig(
-        preset="t4",
+        preset="t4-drawings",
         precision="float32",
         sort_captions=False,  # which the peers do not do
         **systems.shape(systems.SMALL, random_text),

@@ -14,6 +14,13 @@ def test_presets_can_be_changed_one_by_one():
     assert TrainConfig(preset="t4", epochs=2).epochs == 2
 
 
+def test_photographs_and_drawings_have_presets_of_their_own():
+    photographs, drawings = TrainConfig(preset="t4"), TrainConfig(preset="t4-drawings")
+    assert photographs.text_start == 0 and photographs.crop_scale < 1
+    assert drawings.augmentation > 0 and drawings.crop_scale == 1
+    assert photographs.model_config() == drawings.model_config()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -21,7 +28,14 @@ def test_presets_can_be_changed_one_by_one():
         ({"epochs": 0}, "epochs must be at least 1"),
         ({"batch_size": 1}, "at least 2"),
         ({"lr": 0.0}, "lr must be positive"),
-        ({"lr": math.nan}, "lr must be positive"),
+        ({"lr": math.nan}, "lr must be a finite number, got nan"),
+        ({"lr": math.inf}, "lr must be a finite number, got inf"),
+        ({"weight_decay": math.inf}, "weight_decay must be a finite number"),
+        ({"augmentation": math.inf}, "augmentation must be a finite number"),
+        ({"seed": -1}, r"seed must be at least 0 and below 2\*\*63, got -1"),
+        ({"seed": 2**63}, r"seed must be at least 0 and below 2\*\*63"),
+        ({"crop_scale": 0.0}, "crop_scale must be above 0 and at most 1, got 0.0"),
+        ({"crop_scale": 1.5}, "crop_scale must be above 0 and at most 1, got 1.5"),
         ({"precision": "int8"}, "Unknown precision"),
         ({"micro_batch": -1}, "micro_batch must not be negative, got -1"),
         ({"ema": 1.0}, r"ema must be in \[0, 1\), got 1.0"),
