@@ -24,6 +24,7 @@ BENCHMARKS = (
     "where_time_goes",
     "pipeline",
     "loop_overhead",
+    "host_work",
     "precision",
     "freed_memory",
     "growth",

@@ -57,7 +57,7 @@ def test_the_page_of_costs_shows_whatever_is_stored(stored, tmp_path, monkeypatc
     plt.close("all")
     shown = {"training_step": 1, "vit_forward": 1, "precision": 1, "growth": 6}
     assert len(figures) == sum(count for name, count in shown.items() if name in stored)
-    wanted = {*shown, "where_time_goes", "loop_overhead", "pipeline", "time_to_recall"}
+    wanted = {*shown, "where_time_goes", "loop_overhead", "host_work", "pipeline", "time_to_recall"}
     missing = [text for text in said if "has not been measured here yet" in text]
     assert len(missing) == len(wanted - stored.keys())
     for name in wanted & stored.keys():
