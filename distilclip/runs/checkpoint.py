@@ -36,6 +36,7 @@ SAVE_SECONDS = 60  # save when the last time is longer ago,
 SAVE_SHARE = 0.02  # and when saving takes no more than this share of the time
 # Settings that change no result
 ELSEWHERE = ("resume", "out", "tensorboard", "cache")
+NAMES = ("preset",)  # of settings, which are compared one by one
 
 
 def new_sums() -> dict:
@@ -306,7 +307,8 @@ def read_state(folder: Path, config: TrainConfig) -> dict:
             f"{file} is damaged and cannot be resumed from: {error}."
         ) from None
     now, before = asdict(config), asdict(before)
-    changed = [k for k in now if k not in ELSEWHERE and before[k] != now[k]]
+    compared = now.keys() - {*ELSEWHERE, *NAMES}
+    changed = [k for k in now if k in compared and before[k] != now[k]]
     if changed:
         settings = ", ".join(f"{name} {before[name]!r}" for name in changed)
         raise ValueError(
