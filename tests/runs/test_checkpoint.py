@@ -26,6 +26,7 @@ RANDOM = {"dropout": 0.1, "patch_dropout": 0.25, "augmentation": 1.0, "flip": Tr
         (3, {}),
         (5, {"text_lr": 1e-4}),
         (2, {"ema": 0.9}),
+        (3, {"text_lr": 1e-4, "captions_per_picture": 2, "sort_captions": True}),
         (5, {"text_lr": 1e-4, "ema": 0.99, "micro_batch": 5}),
         (5, {"precision": "float16"}),
         (3, {"precision": "bfloat16"}),
