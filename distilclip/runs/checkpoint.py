@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -35,7 +35,7 @@ STATE_FILE = "training_state.safetensors"
 SAVE_SECONDS = 60  # save when the last time is longer ago,
 SAVE_SHARE = 0.02  # and when saving takes no more than this share of the time
 # Settings that change no result
-ELSEWHERE = ("resume", "out", "tensorboard", "cache")
+ELSEWHERE = ("resume", "out", "tensorboard", "cache", "pixel_memory")
 
 
 def new_sums() -> dict:
@@ -49,7 +49,8 @@ class Run:
 
     `step` counts the steps that are done, `history` holds the lines of
     metrics.jsonl, `sums` what the epoch at work has added up so far; `average` is
-    the model with the moving average of the weights, where one is kept.
+    the model with the moving average of the weights, where one is kept. `place`
+    says where in a stream the batch of a step begins.
     """
 
     model: DistilCLIP
@@ -62,6 +63,7 @@ class Run:
     step: int = 0
     history: list[dict] = field(default_factory=list)
     sums: dict = field(default_factory=new_sums)
+    place: Callable[[int], dict] | None = None
     save_at: float = 0.0  # on the monotonic clock, which nobody sets back
 
     @property
@@ -210,6 +212,7 @@ def save_run(run: Run, folder: Path) -> None:
         "scaler": run.scaler.state_dict(),
         "history": run.history,
         "epoch": run.sums,
+        "stream": run.place(run.step) if run.place else None,
     }
     try:
         metadata = {"state": json.dumps(description)}
