@@ -352,6 +352,11 @@ class TrainConfig:
     )
 
     def __post_init__(self):
+        if not isinstance(self.data, str):
+            raise ValueError(
+                f"data must be a name or a path, got a {type(self.data).__name__}: "
+                "give it to train(config, data=...)."
+            )
         for each in fields(self):
             value, rule = getattr(self, each.name), each.metadata["rule"]
             if isinstance(value, float) and not math.isfinite(value):

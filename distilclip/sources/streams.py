@@ -137,6 +137,8 @@ def broken_off(name: str | Path, error: Exception) -> OSError:
     """The sentence for a stream that ends before its end."""
     cause = getattr(error, "strerror", None) or str(error) or type(error).__name__
     cause = " ".join(cause.split()).rstrip(".")
+    if isinstance(error, FileNotFoundError):
+        cause = "No such file is there any more"
     return OSError(
         f"The stream {name} broke off: {cause[:300]}. Mend the cause; a run goes "
         "on from its last saved state with --resume."
