@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from shards import captioned, encoded, write_parquet, write_shards, write_tar
 
 from distilclip import train
+from distilclip.command.cli import main
 from distilclip.data import decode_pixels, load_pairs
 from distilclip.runs import streaming
 from distilclip.runs.checkpoint import STATE_FILE
@@ -264,6 +265,27 @@ def test_fewer_pictures_than_a_batch_end_in_a_sentence(sizes, changes, message, 
     with pytest.raises(ValueError) as error:
         train(config(tmp_path / "run", data=data, **changes), progress=False)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda p: write_parquet(p / "0.parquet", captioned(range(9)), caption="words"),
+            "captions",
+        ),
+        (lambda p: (p / "0.tar").touch(), "0.tar cannot be read as a tar: empty file"),
+        (lambda p: write_tar(p / "0.tar", captioned(range(9))), "fewer than one batch of 128"),
+    ],
+)
+def test_the_command_says_what_is_wrong_and_leaves_nothing(make, message, tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    make(tmp_path / "data")
+    out = tmp_path / "run"
+    status = main(["train", "--data", str(tmp_path / "data"), "--out", str(out), "--streaming"])
+    said = capsys.readouterr().err.strip()
+    assert status == 1 and not out.exists()
+    assert said.startswith("distilclip: error: ") and message in said and "\n" not in said
 
 
 def test_nothing_is_left_running_when_a_run_ends(config, tmp_path):

@@ -244,6 +244,31 @@ def test_other_sources_are_refused(source, message):
         open_stream(source, Asked())
 
 
+def test_a_data_set_of_the_hub_is_streamed(monkeypatch):
+    asked = []
+
+    def load_dataset(name, streaming):
+        asked.append((name, streaming))
+        parts = {"train": iterable(captioned(range(9)), 3), "val": iterable(captioned([20, 21]))}
+        return datasets.IterableDatasetDict(parts | {"other": iterable(captioned([30]))})
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    stream = open_stream("owner/name", Asked())
+    assert asked == [("owner/name", True)] and set(stream.shards) == {"train", "validation"}
+    held_out, keys = held_out_of(stream, Asked())
+    assert {split: len(rows) for split, rows in held_out.items()} == {"validation": 2, "test": 1}
+    assert len(keys) == 3 and len(stream.shards["train"]) == 3
+
+
+def test_a_data_set_that_the_hub_does_not_give_is_said(monkeypatch):
+    def load_dataset(name, streaming):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(FileNotFoundError, match="Cannot stream the data set 'owner/name'"):
+        open_stream("owner/name", Asked())
+
+
 def test_an_iterable_data_set_is_no_source_of_pairs():
     with pytest.raises(ValueError, match=r"is read as it comes.*streaming"):
         load_pairs(iterable(captioned(range(3))))
