@@ -1,10 +1,10 @@
-"""Batches larger than memory, and several processes: the same loss and gradients.
+"""Batches larger than memory, several processes, and data larger than memory.
 
 A contrastive loss needs the whole batch at once, but its encoders do not. Gradient
 caching runs them a micro-batch at a time; processes that `torchrun` started
-exchange embeddings and average their gradients. Built in chapter 11, after Gao et
-al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup"
-(2021).
+exchange embeddings and average their gradients; a stream is shuffled a block at a
+time. Built in chapter 11, after Gao et al., "Scaling Deep Contrastive Learning
+Batch Size under Memory Limited Setup" (2021).
 """
 
 import os
@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from distilclip.data import seeded
 from distilclip.loss import check_positives, cosines
 
 
@@ -354,3 +355,86 @@ def communicate(operation: Callable, *arguments, **options) -> None:
             "--resume for a training run. "
             f"({reason.splitlines()[0].split('. ')[0]})"
         ) from error
+
+
+# Where a stream begins: `within` is a shard's own state, `row` counts in the block
+START = {"pass": 0, "shard": 0, "within": None, "block": 0, "seen": 0, "row": 0}
+
+
+def behind(start: dict, rows: int) -> dict:
+    """Where the block begins that follows one of `rows` rows at `start`."""
+    seen, block = start["seen"] + rows, start["block"] + 1
+    return start | {"seen": seen, "block": block}
+
+
+class ShuffledStream:
+    """The rows of a stream without end: pass after pass, shuffled block by block.
+
+    `shards` are functions that open a shard, which is iterable and has `state_dict`
+    and `load_state_dict`, as `datasets`' iterable data sets have. A pass visits
+    them in an order of its own. `block_size` rows are read, across the borders of
+    shards, and shuffled together; what `join` makes of a block comes instead of it.
+    All of it follows from `seed`.
+
+    `place` says where the stream is, in what JSON can hold: a stream that is made
+    with it goes on with the same rows. `fetch` is given the iterator of blocks, to
+    read ahead. Raises ValueError where a pass has fewer than `at_least` rows.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[Callable[[], Any]],
+        block_size: int,
+        seed: int,
+        place: dict | None = None,
+        join: Callable[[list], list] = list,
+        fetch: Callable[[Iterator], Iterator] = iter,
+        at_least: int = 1,
+    ):
+        self.shards, self.block_size, self.seed = shards, block_size, seed
+        self.place = place or START
+        self.join, self.fetch, self.at_least = join, fetch, at_least
+
+    def shuffled(self, size: int, *numbers: int) -> list[int]:
+        """The numbers below `size` in an order that follows from `numbers`."""
+        return torch.randperm(size, generator=seeded(self.seed, *numbers)).tolist()
+
+    def blocks(self) -> Iterator[tuple[dict, list]]:
+        """Each block as it is read, from `place` on, and where it starts."""
+        start = self.place | {"row": 0}
+        while True:
+            rows: list = []
+            order = self.shuffled(len(self.shards), 4, start["pass"])
+            for number in range(start["shard"], len(order)):
+                shard = self.shards[order[number]]()
+                if number == start["shard"] and start["within"] is not None:
+                    shard.load_state_dict(start["within"])
+                for row in shard:
+                    rows.append(row)
+                    if len(rows) == self.block_size:
+                        here = {"shard": number, "within": shard.state_dict()}
+                        block = self.join(rows)
+                        yield start, block
+                        start, rows = behind(start, len(block)) | here, []
+            block = self.join(rows)
+            yield start, block
+            self.check_pass(behind(start, len(block))["seen"])
+            start = START | {"pass": start["pass"] + 1}
+
+    def check_pass(self, seen: int) -> None:
+        """ValueError where a whole pass has `seen` rows, and that is too few."""
+        if seen < self.at_least:
+            raise ValueError(
+                f"The stream has {seen} rows to train on, fewer than the "
+                f"{self.at_least} of a batch: choose a smaller batch size."
+            )
+
+    def __iter__(self) -> Iterator[Any]:
+        """Rows from `place` on; `place` is then behind the row that was given."""
+        done = self.place["row"]
+        for start, rows in self.fetch(self.blocks()):
+            order = self.shuffled(len(rows), 5, start["pass"], start["block"])
+            for row in range(done, len(rows)):
+                self.place = start | {"row": row + 1}
+                yield rows[order[row]]
+            done = 0

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import datasets
 import torch
@@ -47,13 +47,18 @@ from distilclip.runs.checkpoint import (
     restore,
     uninterrupted,
 )
-from distilclip.runs.memory import explained_out_of_memory, keep_freed_memory
+from distilclip.runs.memory import (
+    cache_folder,
+    explained_out_of_memory,
+    keep_freed_memory,
+)
 from distilclip.runs.settings import (
     PRECISIONS,
     READING,
     TrainConfig,
     TrainResult,
 )
+from distilclip.runs.streaming import StreamedPairs, open_streamed
 from distilclip.runs.watch import (
     Logbook,
     epoch_line,
@@ -305,6 +310,9 @@ class StepInputs:
         ]
 
 
+Item = tuple[int, TrainingData, Tensor]  # a step, and its rows of some data
+
+
 def text_learns(config: TrainConfig, epoch: int) -> bool:
     """Whether the text encoder learns in an epoch: not before `text_start`."""
     return config.text_lr > 0 and epoch >= round(config.text_start * config.epochs)
@@ -326,16 +334,28 @@ def unlock_text(text: TextEncoder, learns: bool, layers: int = 0) -> None:
         blocks[-layers:].requires_grad_(True)
 
 
+def may_mirror(captions_of_images: Sequence[Sequence[str]]) -> Tensor:
+    """Which images no caption ties to a side: bool (N)."""
+    sided = [any(map(SIDES.search, texts)) for texts in captions_of_images]
+    return ~torch.tensor(sided, dtype=torch.bool)
+
+
 def prepare_data(
     model: DistilCLIP,
-    rows: datasets.Dataset,
+    rows: datasets.Dataset | StreamedPairs,
     config: TrainConfig,
     progress: bool = False,
     epoch: int = 0,
 ) -> TrainingData:
-    """Decode every image, and let what is frozen at `epoch` read every caption."""
+    """Decode every image, and let what is frozen at `epoch` read every caption.
+
+    Of a stream nothing is: each of its batches is prepared when it comes.
+    """
+    if isinstance(rows, StreamedPairs):
+        return TrainingData(rows, None, may_mirror([]))
     captions = list(rows["captions"])
-    pixels = decode_pixels(rows, config.image_size, config.cache or None, progress)
+    cache = cache_folder(config, len(rows))
+    pixels = decode_pixels(rows, config.image_size, cache, progress)
     pairs = TrainingPairs(pixels, captions)
     features = below = None
     if not text_learns(config, epoch):
@@ -347,8 +367,7 @@ def prepare_data(
         below = [hidden.cpu() for hidden in states]
     if features is None and below is None:
         model.tokenize(pairs.captions)  # counts those that it cannot read, once
-    sided = [any(SIDES.search(text) for text in texts) for texts in captions]
-    return TrainingData(pairs, features, ~torch.tensor(sided), below)
+    return TrainingData(pairs, features, may_mirror(captions), below)
 
 
 def draw_batch(
@@ -415,8 +434,8 @@ def shrink(pixels: Tensor, size: int) -> Tensor:
 
 
 def prefetch(
-    draw: Callable[[tuple[int, Tensor]], tuple[StepInputs, Tensor]],
-    items: Sequence[tuple[int, Tensor]],
+    draw: Callable[[Item], tuple[StepInputs, Tensor]],
+    items: Iterable[Item],
     device: torch.device,
 ) -> Iterator[tuple[StepInputs, Tensor]]:
     """`draw(item)` for each item; for a GPU, one ahead of the step at work.
@@ -428,7 +447,7 @@ def prefetch(
         yield from map(draw, items)
         return
 
-    def draw_pinned(item: tuple[int, Tensor]) -> tuple[StepInputs, Tensor]:
+    def draw_pinned(item: Item) -> tuple[StepInputs, Tensor]:
         inputs, positives = draw(item)
         return inputs.map(Tensor.pin_memory), positives
 
@@ -502,7 +521,7 @@ def train_step(run: Run, inputs: StepInputs, positives: Tensor) -> float:
     torch.manual_seed(seeded(config.seed, 2, run.step, rank).initial_seed())
     model.train()
     model.vision.train(config.vision_lr > 0)
-    model.text.train(config.text_lr > 0)
+    model.text.train(any(p.requires_grad for p in model.text.parameters()))
 
     def encode(part: tuple[int, StepInputs]) -> tuple[Tensor, Tensor]:
         number, some = part
@@ -607,15 +626,23 @@ def start_run(
     return run
 
 
-def batches_left(
-    run: Run, data: TrainingData, epoch: int
-) -> list[tuple[int, Tensor]]:
-    """The steps of an epoch that are not done yet: their numbers and rows (B)."""
-    batch_size = run.config.batch_size
-    steps = len(data.pairs) // batch_size
-    order = data.pairs.epoch(batch_size, run.config.seed, epoch)
-    numbered = enumerate(order, start=epoch * steps)
-    return [(step, rows) for step, rows in numbered if step >= run.step]
+def batches_left(run: Run, data: TrainingData, epoch: int) -> Iterator[Item]:
+    """The steps of an epoch that are not done yet: their numbers, data, rows (B).
+
+    A batch of a stream is data of its own, all of whose rows are meant.
+    """
+    pairs, batch_size, done = data.pairs, run.config.batch_size, run.step
+    steps = len(pairs) // batch_size
+    if isinstance(pairs, StreamedPairs):
+        left = range(done, (epoch + 1) * steps)
+        for step, batch, captions in pairs.take(left):
+            some = TrainingData(batch, None, may_mirror(captions))
+            yield step, some, torch.arange(batch_size)
+        return
+    order = pairs.epoch(batch_size, run.config.seed, epoch)
+    for step, rows in enumerate(order, start=epoch * steps):
+        if step >= done:
+            yield step, data, rows
 
 
 def take_steps(
@@ -661,9 +688,9 @@ def train_epoch(
     size = picture_size(config, run.model.config.vision, epoch)
     total = len(data.pairs) // config.batch_size * config.epochs
 
-    def draw(item: tuple[int, Tensor]) -> tuple[StepInputs, Tensor]:
-        step, rows = item
-        inputs, positives = draw_batch(data, rows, step, config, run.model.tokenize)
+    def draw(item: Item) -> tuple[StepInputs, Tensor]:
+        step, some, rows = item
+        inputs, positives = draw_batch(some, rows, step, config, run.model.tokenize)
         return replace(inputs, pixels=shrink(inputs.pixels, size)), positives
 
     def after() -> None:
@@ -677,7 +704,9 @@ def train_epoch(
 
 
 @contextlib.contextmanager
-def open_run(config: TrainConfig) -> Iterator[tuple[Run, datasets.DatasetDict]]:
+def open_run(
+    config: TrainConfig, data: Any = None
+) -> Iterator[tuple[Run, datasets.DatasetDict]]:
     """A run with its folder and its processes while the block runs, and its pairs.
 
     New, or as its last saved state has it. Raises what `train` raises before its
@@ -689,28 +718,39 @@ def open_run(config: TrainConfig) -> Iterator[tuple[Run, datasets.DatasetDict]]:
         if rank == 0:
             stack.enter_context(hold_folder(folder, config.resume))
         saved = read_state(folder, config) if config.resume else None
-        reading = {name: getattr(config, name) for name in READING}
-        splits = load_pairs(config.data, config.skip_broken, **reading)
-        rows = take_split(splits, "train", config.data)
-        check_batch(config, rows, world)
-        pairs = check_pairs(rows, config, saved)
+        if config.streaming:
+            group = rank, world
+            streamed = open_streamed(config, saved, group, device, data)
+            splits, pairs = stack.enter_context(streamed)
+        else:
+            reading = {name: getattr(config, name) for name in READING}
+            source = config.data if data is None else data
+            splits = load_pairs(source, config.skip_broken, **reading)
+            pairs = check_pairs(
+                take_split(splits, "train", config.data), config, saved
+            )
+        check_batch(config, splits["train"], world)
         run = start_run(config, device, saved)
         run.data = pairs
+        run.place = getattr(splits["train"], "place", None)
         yield run, splits
 
 
-def train(config: TrainConfig, progress: bool = True) -> TrainResult:
+def train(
+    config: TrainConfig, progress: bool = True, data: Any = None
+) -> TrainResult:
     """Train a model as `config` says and write it to the folder `config.out`.
 
     The folder ends up with the model (`save_pretrained`), `train_config.json`,
     `metrics.jsonl`, a sheet of samples for each evaluation, and a state from which
-    `resume` goes on, bitwise as if nothing had happened. Processes that `torchrun`
-    started share every batch; the first of them writes. Raises ValueError where
-    data or configuration are at fault, FileExistsError where the folder holds
-    another run, OSError where it cannot be written to, FloatingPointError where the
-    loss is no longer a number, torch.OutOfMemoryError where memory lacks.
+    `resume` goes on, bitwise as if nothing had happened. `data` stands in for
+    `config.data`: a data set in memory, or an iterable one to be streamed.
+    Processes that `torchrun` started share every batch; the first one writes.
+    Raises ValueError where data or configuration are at fault, FileExistsError
+    where the folder holds another run, OSError where it cannot be written to,
+    FloatingPointError and torch.OutOfMemoryError where loss or memory give out.
     """
-    with explained_out_of_memory(config), open_run(config) as (run, splits):
+    with explained_out_of_memory(config), open_run(config, data) as (run, splits):
         progress = progress and processes()[0] == 0
         # Prepare: what is decoded and encoded only once.
         rows, epoch = splits["train"], run.epochs_done
@@ -743,7 +783,8 @@ def decode_held_out(
     rows: datasets.Dataset, config: TrainConfig, progress: bool = False
 ) -> Tensor:
     """The pictures of a split that is measured often -> uint8 (N, 3, S, S)."""
-    return decode_pixels(rows, config.image_size, config.cache or None, progress)
+    cache = cache_folder(config, len(rows))
+    return decode_pixels(rows, config.image_size, cache, progress)
 
 
 def finish_epoch(

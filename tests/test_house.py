@@ -27,8 +27,8 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FLOORS = (
     ("storage",),
     ("patches", "attention", "loss", "sources"),
-    ("vit", "scale", "data"),
-    ("text",),
+    ("vit", "data"),
+    ("text", "scale"),
     ("model",),
     ("index", "export"),
     ("search",),

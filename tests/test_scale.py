@@ -1,20 +1,26 @@
 """Gradient caching and several processes: the loss and the gradients of one large batch."""
 
+import json
 import os
 import socket
 import subprocess
 import sys
+from collections import Counter
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import pytest
 import scale_worker as worker
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy, normalize
 
 from distilclip.loss import contrastive_loss, sigmoid_loss
 from distilclip.scale import (
+    ShuffledStream,
     average_gradients,
     cached_contrastive_backward,
     check_cards,
@@ -460,3 +466,93 @@ def test_as_many_processes_as_cards_are_fine(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     check_cards(1)
     check_cards(2)
+
+
+# Streams
+
+
+class ListShard:
+    """A shard of a few rows that counts how many of them were read."""
+
+    def __init__(self, rows: list):
+        self.rows, self.done = rows, 0
+
+    def state_dict(self) -> dict:
+        return {"done": self.done}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.done = state["done"]
+
+    def __iter__(self):
+        for row in self.rows[self.done :]:
+            self.done += 1
+            yield row
+
+
+def shards_of(sizes: list[int]) -> tuple[list, list[int]]:
+    """Functions that open shards of so many rows, and all their rows: the numbers from 0."""
+    ends = [sum(sizes[: number + 1]) for number in range(len(sizes))]
+    parts = [list(range(end - size, end)) for end, size in zip(ends, sizes, strict=True)]
+    return [partial(ListShard, part) for part in parts], list(range(sum(sizes)))
+
+
+SIZES = st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(any)
+
+
+@given(SIZES, st.integers(1, 12), st.integers(0, 3), st.integers(0, 2**31))
+def test_each_pass_over_a_stream_meets_each_row_once(sizes, block, passes, seed):
+    shards, rows = shards_of(sizes)
+    stream = islice(ShuffledStream(shards, block, seed), (passes + 1) * len(rows))
+    for _ in range(passes + 1):
+        assert sorted(islice(stream, len(rows))) == rows
+
+
+@given(SIZES, st.integers(1, 12), st.lists(st.integers(0, 30), max_size=5), st.booleans())
+def test_a_stream_goes_on_from_any_place_with_the_same_rows(sizes, block, stops, join):
+    shards, _ = shards_of(sizes)
+    options = {"join": lambda rows: [row for row in rows if row % 3 != 1]} if join else {}
+    kept = options.get("join", list)(list(range(sum(sizes))))
+    if not kept:
+        with pytest.raises(ValueError, match="The stream has 0 rows to train on"):
+            next(iter(ShuffledStream(shards, block, 3, **options)))
+        return
+    whole = list(islice(ShuffledStream(shards, block, 3, **options), sum(stops) + 40))
+    place, found = None, []
+    for stop in [*stops, 40]:
+        stream = ShuffledStream(shards, block, 3, place, **options)
+        found += islice(stream, stop)
+        place = json.loads(json.dumps(stream.place))
+    assert found == whole
+    assert not Counter(whole[: len(kept)]) - Counter(kept)
+
+
+def test_passes_and_seeds_have_orders_of_their_own_and_shards_are_mixed():
+    shards, rows = shards_of([20] * 5)
+    first, second = (list(islice(ShuffledStream(shards, 40, seed), 200)) for seed in (0, 1))
+    orders = [tuple(rows) for both in (first, second) for rows in (both[:100], both[100:])]
+    assert len({*orders, tuple(rows)}) == 5
+    assert len({row // 20 for row in first[:40]}) == 2  # of two shards, and not one by one
+    assert len({row // 20 for row in first[:8]}) == 2
+
+
+def test_a_stream_holds_no_more_than_its_blocks():
+    opened = []
+
+    def open_shard(number: int):
+        opened.append(number)
+        return ListShard([number] * 10)
+
+    stream = iter(ShuffledStream([partial(open_shard, n) for n in range(50)], 20, seed=0))
+    for count in range(1, 100):
+        next(stream)
+        assert len(opened) <= count // 10 + 3
+
+
+@pytest.mark.parametrize("sizes", [[3], [1, 2], [0, 3, 0]])
+def test_a_pass_of_less_than_a_batch_ends_in_a_sentence(sizes):
+    shards, _ = shards_of(sizes)
+    stream = ShuffledStream(shards, 2, 0, at_least=4)
+    message = "The stream has 3 rows to train on, fewer than the 4 of a batch"
+    with pytest.raises(ValueError, match=message):
+        list(stream)
+    assert len(list(islice(ShuffledStream(shards, 2, 0, at_least=3), 9))) == 9

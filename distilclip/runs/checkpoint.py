@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -41,7 +41,7 @@ STOPPING = [
     if hasattr(signal, name)  # Windows has no SIGHUP
 ]
 # Settings that change no result
-ELSEWHERE = ("resume", "out", "tensorboard", "cache")
+ELSEWHERE = ("resume", "out", "tensorboard", "cache", "pixel_memory")
 NAMES = ("preset",)  # of settings, which are compared one by one
 
 
@@ -56,7 +56,8 @@ class Run:
 
     `step` counts the steps that are done, `history` holds the lines of
     metrics.jsonl, `sums` what the epoch at work has added up so far; `average` is
-    the model with the moving average of the weights, where one is kept.
+    the model with the moving average of the weights, where one is kept. `place`
+    says where in a stream the batch of a step begins.
     """
 
     model: DistilCLIP
@@ -69,6 +70,7 @@ class Run:
     step: int = 0
     history: list[dict] = field(default_factory=list)
     sums: dict = field(default_factory=new_sums)
+    place: Callable[[int], dict] | None = None
     save_at: float = 0.0  # on the monotonic clock, which nobody sets back
 
     @property
@@ -251,6 +253,7 @@ def save_run(run: Run, folder: Path) -> None:
         "scaler": run.scaler.state_dict(),
         "history": run.history,
         "epoch": run.sums,
+        "stream": run.place(run.step) if run.place else None,
     }
     try:
         metadata = {"state": json.dumps(description)}

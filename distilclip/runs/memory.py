@@ -4,11 +4,14 @@ That matters for the speed of training on a CPU, where a step makes and drops la
 tensors by the hundred. glibc, the C library of most Linux systems, returns each
 large block to the kernel when it is dropped, and the next one comes back as fresh
 pages, which the kernel clears, 4 KiB at a time. `benchmarks/freed_memory.py`
-measures what that costs. And a sentence for when there is no memory left.
+measures what that costs. And a sentence for when there is no memory left, and a
+place on the disk for pictures that would take too much of it.
 """
 
 import contextlib
 import ctypes
+import logging
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +21,7 @@ import torch
 from distilclip.runs.checkpoint import STATE_FILE
 from distilclip.runs.settings import TrainConfig
 
+LOG = logging.getLogger("distilclip.memory")
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's names and numbers, from malloc.h
 
 
@@ -84,3 +88,50 @@ def explained_out_of_memory(config: TrainConfig) -> Iterator[None]:
             f" The last saved state in {config.out} is intact." if is_saved else ""
         )
         raise torch.OutOfMemoryError(f"{start}: choose {advice}.{kept}") from None
+
+
+def free_memory(files: Path = Path("/")) -> int | None:
+    """How many bytes this process can still have; None where nobody says.
+
+    That is what the system calls available, or less in a container with a limit of
+    its own. `files` is where the system's own files are.
+    """
+    found = []
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        text = (files / "proc/meminfo").read_text()
+        found.append(int(text.split("MemAvailable:")[1].split()[0]) * 1024)
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        place = files / "sys/fs/cgroup"
+        with contextlib.suppress(OSError, ValueError):  # there is none, or "max"
+            numbers = [int((place / name).read_text()) for name in (limit, used)]
+            found.append(max(0, numbers[0] - numbers[1]))
+    if not found:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+            found.append(pages // 2)
+    return min(found, default=None)
+
+
+def cache_folder(config: TrainConfig, pictures: int) -> Path | None:
+    """Where the decoded pixels of so many pictures go; None for into memory.
+
+    Into the folder that the configuration names, or, where they would take more
+    than the share `pixel_memory` of the free memory, into a folder of our own.
+    """
+    if config.cache:
+        return Path(config.cache)
+    size = pictures * 3 * config.image_size**2
+    free = free_memory()
+    if free is None or size <= config.pixel_memory * free:
+        return None
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    folder = Path(home).expanduser() / "distilclip" / "pixels"
+    LOG.warning(
+        "The decoded pictures take %.1f GiB, more than %.0f %% of the %.1f GiB of "
+        "memory that are free: they go to a file in %s (another place: --cache).",
+        *(size / 2**30, 100 * config.pixel_memory, free / 2**30, folder),
+    )
+    return folder

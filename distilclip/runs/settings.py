@@ -222,6 +222,24 @@ class TrainConfig:
     cache: str = setting(
         "", "a folder that keeps the decoded pictures for the next run"
     )
+    pixel_memory: float = setting(
+        0.5,
+        "share of the free memory that decoded pictures may take; above it they go "
+        "to a file",
+        PART,
+    )
+    streaming: bool = setting(
+        False,
+        "read the data as they come: shards and Hub data sets larger than memory",
+    )
+    shuffle_buffer: int = setting(
+        4096, "rows of a stream that are shuffled together, in memory", COUNT
+    )
+    epoch_pictures: int = setting(
+        0,
+        "pictures of a stream that make an epoch; 0: as many as it has rows",
+        NOT_NEGATIVE,
+    )
     skip_broken: bool = setting(
         False, "leave out pictures that cannot be read, and say so"
     )
@@ -337,6 +355,11 @@ class TrainConfig:
     )
 
     def __post_init__(self):
+        if not isinstance(self.data, str):
+            raise ValueError(
+                f"data must be a name or a path, got a {type(self.data).__name__}: "
+                "give it to train(config, data=...)."
+            )
         for each in fields(self):
             value, rule = getattr(self, each.name), each.metadata["rule"]
             if isinstance(value, float) and not math.isfinite(value):

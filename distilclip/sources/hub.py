@@ -123,6 +123,12 @@ def load_memory(
         )
     if type(data).__name__ == "DataFrame" and hasattr(data, "columns"):
         return pairs_of_rows({"": rows_of_frame(data, asked)}, name, asked, place)
+    if isinstance(data, datasets.IterableDataset | datasets.IterableDatasetDict):
+        raise ValueError(
+            f"A {type(data).__name__} is read as it comes: train on it with "
+            "streaming (`train(config, data=...)`), or load it without "
+            "streaming=True."
+        )
     raise ValueError(
         f"Cannot read pairs from {type(data).__module__}.{type(data).__name__}: "
         "give a name, a path, a datasets.Dataset or DatasetDict, or a pandas "

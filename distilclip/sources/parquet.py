@@ -104,11 +104,16 @@ def read_files(
     """The rows of each split's files, mapped into memory from `datasets`' cache."""
     try:
         return {
-            split: datasets.Dataset.from_parquet([str(file) for file in some])
+            split: datasets.Dataset.from_parquet(list(map(str, with_rows(some))))
             for split, some in files.items()
         }
     except UNREADABLE as error:
         raise unreadable(name, error) from None
+
+
+def with_rows(files: list[Path]) -> list[Path]:
+    """The files that have any rows, or all: `datasets` trips over an empty one."""
+    return [f for f in files if pyarrow.parquet.read_metadata(f).num_rows] or files
 
 
 def files_by_split(files: list[Path], folder: Path) -> dict[str, list[Path]]:

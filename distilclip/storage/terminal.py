@@ -4,7 +4,7 @@ import codecs
 import contextlib
 import os
 import sys
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 # What to write for a character that a terminal lacks: Windows' consoles, LC_ALL=C
 PLAIN = {"→": "->", "…": "...", "×": "x", "·": "-", "–": "-", "—": "-", "±": "+-"}
@@ -29,7 +29,7 @@ codecs.register_error("distilclip.plain", in_plain_letters)
 class Tolerant:
     """A stream for notes and progress bars: what it cannot take is lost."""
 
-    def __init__(self, stream: "TextIO | Tolerant"):
+    def __init__(self, stream: Any):
         self.stream = stream
 
     def __getattr__(self, name: str) -> Any:
@@ -62,21 +62,21 @@ def prepare_streams() -> None:
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="distilclip.plain")
     if not isinstance(sys.stderr, Tolerant):
-        sys.stderr = Tolerant(sys.stderr)
+        sys.stderr = cast(TextIO, Tolerant(sys.stderr))
 
 
-def fitting(text: str, stream: TextIO | None) -> str:
+def fitting(text: str, stream: Any) -> str:
     """Text as a stream can show it."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     return text.encode(encoding, "distilclip.plain").decode(encoding)
 
 
-def tell(text: str, stream: TextIO | Tolerant | None = None) -> None:
+def tell(text: str, stream: Any = None) -> None:
     """Print a line that only informs: a stream that takes nothing loses it."""
     print(text, file=Tolerant(stream or sys.stdout), flush=True)
 
 
-def silence(stream: TextIO) -> None:
+def silence(stream: Any) -> None:
     """Let a broken stream lead nowhere, or Python would try it again at its end."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
