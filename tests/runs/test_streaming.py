@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import logging
 import os
 import threading
 from collections import Counter
@@ -294,6 +295,16 @@ def test_nothing_is_left_running_when_a_run_ends(config, tmp_path):
         assert len(captions_met(pairs, 2)) == 16
         assert threading.active_count() > before
     assert threading.active_count() == before
+
+
+def test_a_stream_says_of_unread_captions_now_and_then(config, tmp_path, caplog):
+    log = logging.getLogger("distilclip.text")
+    with opened(config(tmp_path)):
+        for number in range(1, 100):
+            log.warning("batch %d", number)
+    assert caplog.messages == [f"batch {2**n}" for n in range(7)]
+    log.warning("later")
+    assert caplog.messages[-1] == "later"
 
 
 def test_items_are_made_ahead_and_no_further():
