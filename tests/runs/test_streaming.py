@@ -247,6 +247,11 @@ def test_a_data_set_in_memory_is_trained_on(config, tmp_path):
     assert result.history[-1]["step"] == 9
 
 
+def test_the_length_of_an_epoch_is_for_streams():
+    with pytest.raises(ValueError, match="epoch_pictures is for a stream: add streaming"):
+        TrainConfig(epoch_pictures=100)
+
+
 def test_what_is_no_name_is_given_to_train():
     data = datasets.Dataset.from_dict({"image": [], "text": []})
     with pytest.raises(ValueError, match=r"data must be a name or a path, got a Dataset: .*data="):
