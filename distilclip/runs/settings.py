@@ -373,6 +373,10 @@ class TrainConfig:
                 "batch_size must be at least 2: "
                 "one pair has nothing to compare with."
             )
+        if self.epoch_pictures and not self.streaming:
+            raise ValueError(
+                "epoch_pictures is for a stream: add streaming, or leave it out."
+            )
         if self.vision_lr == 0 and not self.vision_model:
             raise ValueError(
                 "vision_lr 0 locks the ViT: name a pretrained one as vision_model."

@@ -7,6 +7,7 @@ and the place behind each batch is kept until the run's state is saved.
 
 import contextlib
 import hashlib
+import logging
 import os
 import queue
 import threading
@@ -178,6 +179,20 @@ def ahead(items: Iterator[Item], count: int) -> Generator[Item]:
             close()
 
 
+class Sparing(logging.Filter):
+    """Lets through the first message of a logger, the second, the fourth, ...
+
+    A stream has captions that its text encoder does not read in every other batch.
+    """
+
+    count = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the number of this message is a power of two."""
+        self.count += 1
+        return self.count & (self.count - 1) == 0
+
+
 @contextlib.contextmanager
 def open_streamed(
     config: TrainConfig,
@@ -223,9 +238,12 @@ def open_streamed(
         threads = max(1, threads - torch.get_num_threads())
     pairs = StreamedPairs(shuffled, length, config, slice(*shares), skips, threads)
     held_out["train"] = pairs  # type: ignore[assignment]
+    about_texts, sparing = logging.getLogger("distilclip.text"), Sparing()
+    about_texts.addFilter(sparing)
     try:
         yield held_out, identity
     finally:
+        about_texts.removeFilter(sparing)
         pairs.close()
 
 

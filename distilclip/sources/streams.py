@@ -472,6 +472,9 @@ def stream_of_rows(
             opened, count = shards_of_rows(rows, name, asked)
             shards.setdefault(split, []).extend(opened)
             facts.append((split, len(opened), count))
+    if "train" not in shards:
+        there = ", ".join(map(str, splits))
+        raise ValueError(f"{name} has no split 'train', only {there}.")
     identity = hashlib.sha256(repr((name, facts)).encode()).hexdigest()
     counts = {split: 0 for split, _, _ in facts}
     for split, _, count in facts:

@@ -23,6 +23,7 @@ JOINER = "\u200d"  # between the parts of an emoji such as a woman and a fire en
 SELECTORS = "\ufe0e\ufe0f"  # as text, as a picture
 TONES = "\U0001f3fb-\U0001f3ff"
 LOG = logging.getLogger("distilclip.text")
+MOST_TOLD = 10_000  # texts that a tokenizer's warnings are about; then it is silent
 # Texts that there was a warning about, by tokenizer
 TOLD: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
 
@@ -107,8 +108,12 @@ def with_words_of(texts: Sequence[str], tokenizer: Any) -> list[str]:
 def warn_of_unread(texts: Sequence[str], tokens, tokenizer: Any) -> None:
     """Say in a warning how many texts a tokenizer knows nothing of, or cuts off.
 
-    `tokens` is what it made of `texts`. A text is told of once.
+    `tokens` is what it made of `texts`. A text is told of once, and of `MOST_TOLD`
+    no more are: those of a stream have no end.
     """
+    told = TOLD.setdefault(tokenizer, set())
+    if len(told) >= MOST_TOLD:
+        return
     ids, mask = tokens["input_ids"], tokens["attention_mask"]
     strange = torch.zeros(len(texts), dtype=torch.bool)
     if tokenizer.unk_token_id is not None:
@@ -116,7 +121,7 @@ def warn_of_unread(texts: Sequence[str], tokens, tokenizer: Any) -> None:
         is_word = ~torch.isin(ids, special) & mask.bool()
         strange = ~is_word.any(dim=1)
     unknown = list(compress(texts, strange.tolist()))
-    length, told = ids.shape[1], TOLD.setdefault(tokenizer, set())
+    length = ids.shape[1]
     full = compress(
         zip(texts, tokens.encodings or (), strict=False),
         (mask.sum(dim=1) == length).tolist(),

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import logging
 import os
 import threading
 from collections import Counter
@@ -246,6 +247,11 @@ def test_a_data_set_in_memory_is_trained_on(config, tmp_path):
     assert result.history[-1]["step"] == 9
 
 
+def test_the_length_of_an_epoch_is_for_streams():
+    with pytest.raises(ValueError, match="epoch_pictures is for a stream: add streaming"):
+        TrainConfig(epoch_pictures=100)
+
+
 def test_what_is_no_name_is_given_to_train():
     data = datasets.Dataset.from_dict({"image": [], "text": []})
     with pytest.raises(ValueError, match=r"data must be a name or a path, got a Dataset: .*data="):
@@ -294,6 +300,16 @@ def test_nothing_is_left_running_when_a_run_ends(config, tmp_path):
         assert len(captions_met(pairs, 2)) == 16
         assert threading.active_count() > before
     assert threading.active_count() == before
+
+
+def test_a_stream_says_of_unread_captions_now_and_then(config, tmp_path, caplog):
+    log = logging.getLogger("distilclip.text")
+    with opened(config(tmp_path)):
+        for number in range(1, 100):
+            log.warning("batch %d", number)
+    assert caplog.messages == [f"batch {2**n}" for n in range(7)]
+    log.warning("later")
+    assert caplog.messages[-1] == "later"
 
 
 def test_items_are_made_ahead_and_no_further():

@@ -260,6 +260,12 @@ def test_a_data_set_of_the_hub_is_streamed(monkeypatch):
     assert len(keys) == 3 and len(stream.shards["train"]) == 3
 
 
+def test_a_data_set_without_a_training_split_is_said():
+    data = datasets.IterableDatasetDict(everything=iterable(captioned(range(5))))
+    with pytest.raises(ValueError, match="has no split 'train', only everything"):
+        open_stream(data, Asked())
+
+
 def test_a_data_set_that_the_hub_does_not_give_is_said(monkeypatch):
     def load_dataset(name, streaming):
         raise ConnectionError("no network")

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distilclip import load_pairs
+from distilclip.storage import words
 from distilclip.storage.words import (
     TOLD,
     emoji_names,
@@ -94,3 +95,12 @@ def test_what_cannot_be_read_is_counted_once(tokenizer, caplog, length):
     assert f"reads {length} tokens, which is not the whole of 1 text" in cut
     read()
     assert len(caplog.records) == 2
+
+
+def test_texts_without_end_are_not_kept_without_end(tokenizer, caplog, monkeypatch):
+    monkeypatch.setattr(words, "MOST_TOLD", 5)
+    TOLD.pop(tokenizer, None)
+    for number in range(20):
+        texts = [chr(0x1200 + 3 * number + n) + "\u1230" for n in range(3)]
+        warn_of_unread(texts, tokenizer(texts, return_tensors="pt"), tokenizer)
+    assert len(TOLD.pop(tokenizer)) <= 5 + 3 and len(caplog.records) <= 2
