@@ -32,7 +32,7 @@ test: $(READY) ## set up, check style and types, run the tests, compare every no
 	@echo "==> Unit tests, and every notebook against its stored output (pytest, nbval)"
 	@# A worker a core and a thread a worker: most tests are too small to share among threads.
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
-		--nbval --nbval-current-env notebooks tests
+		--nbval --nbval-current-env notebooks solutions tests
 
 check: $(READY) ## look at the rendered book: links, spelling, contrast, keyboard (chromium, npm)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PLAYWRIGHT)

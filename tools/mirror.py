@@ -58,8 +58,8 @@ def repository() -> str:
     return project["urls"]["Repository"]
 
 
-def notebooks() -> list[Path]:
-    return sorted((ROOT / "notebooks").glob("*.ipynb"))
+def notebooks(folder: str = "notebooks") -> list[Path]:
+    return sorted((ROOT / folder).glob("*.ipynb"))
 
 
 def read_package() -> dict[str, Original]:
@@ -139,7 +139,7 @@ def compare(item: Definition, original: Original, notebook: str) -> Iterator[str
 
 def check_imports() -> Iterator[str]:
     """Imports of the package's private names, in notebooks, tools, benchmarks and tests."""
-    for path in notebooks():
+    for path in [*notebooks(), *notebooks("solutions")]:
         for number, cell in enumerate(nbformat.read(path, as_version=4).cells):
             if cell.cell_type == "code":
                 for name in private_imports(python_of(cell)):
@@ -227,8 +227,9 @@ def setup_cell(address: str, extra: str = "") -> str:
 
 
 def badge(path: Path, address: str) -> str:
-    """The button that opens a notebook in Colab, for its first cell."""
-    place = f"{address.removeprefix('https://')}/blob/main/notebooks/{path.name}"
+    """The button that opens a notebook in Colab; a chapter opens as what `make colab` wrote."""
+    folder = "colab" if path.parent.name == "notebooks" else path.parent.name
+    place = f"{address.removeprefix('https://')}/blob/main/{folder}/{path.name}"
     return (
         "[![Open in Colab](../book/figures/colab.svg)]"
         f"(https://colab.research.google.com/{place.replace('github.com', 'github', 1)})"
@@ -250,7 +251,8 @@ def linked_files(address: str) -> dict[Path, str]:
     pattern = re.compile(r"https://github\.com/[\w-]+/Distil-?CLIP", re.IGNORECASE)
     files = [path for name in LINKED for path in sorted(ROOT.glob(name))]
     wanted = {path: pattern.sub(address, path.read_text()) for path in files}
-    return wanted | {path: link_notebook(path.read_text(), path, address) for path in notebooks()}
+    both = [*notebooks(), *notebooks("solutions")]
+    return wanted | {path: link_notebook(path.read_text(), path, address) for path in both}
 
 
 def main() -> int:
