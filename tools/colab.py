@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import nbformat
-from mirror import EXTRAS, ROOT, SETUP_TAG, notebooks, repository
+from mirror import EXTRAS, ROOT, SETUP_TAG, notebooks, published, repository
 from nbformat.v4 import new_markdown_cell, new_notebook
 from pybtex.database import Entry, parse_file
 
@@ -27,12 +27,6 @@ BLOCK = re.compile(
     r"^(?P<fence>:{3,}|`{3,})\{(?P<kind>\w+)\} ?(?P<title>[^\n]*)\n(?P<body>.*?)^(?P=fence)$",
     flags=re.MULTILINE | re.DOTALL,
 )
-
-
-def published(address: str) -> str:
-    """The address of the published book: GitHub Pages of the repository."""
-    owner, name = address.removeprefix("https://github.com/").split("/")
-    return f"https://{owner}.github.io/{name}".replace(owner, owner.lower(), 1)
 
 
 class Plain:

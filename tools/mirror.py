@@ -47,8 +47,16 @@ CHAPTERS = {  # module: the notebook that builds it, in the order of the book
     "export": "13_export",
 }
 EXTRAS = {"13_export": "[onnx]"}  # what a notebook needs besides the package's own requirements
-LINKED = ("*.md", "book/*.md", "CITATION.cff", "_config.yml", "distilclip/command/cli.py")
+LINKED = (
+    "*.md",
+    "pyproject.toml",
+    "book/*.md",
+    "CITATION.cff",
+    "_config.yml",
+    "distilclip/command/cli.py",
+)
 BADGE = r"\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)"
+BOOK = re.compile(r"https://[\w-]+\.github\.io/Distil-?CLIP", re.IGNORECASE)
 SETUP_TAG = "setup"
 
 
@@ -56,6 +64,12 @@ def repository() -> str:
     """The repository's address: its one home is pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     return project["urls"]["Repository"]
+
+
+def published(address: str) -> str:
+    """The address of the published book: GitHub Pages of the repository."""
+    owner, name = address.removeprefix("https://github.com/").split("/")
+    return f"https://{owner.lower()}.github.io/{name}"
 
 
 def notebooks(folder: str = "notebooks") -> list[Path]:
@@ -250,7 +264,9 @@ def linked_files(address: str) -> dict[Path, str]:
     """Every file that names the repository, with the text that it should have."""
     pattern = re.compile(r"https://github\.com/[\w-]+/Distil-?CLIP", re.IGNORECASE)
     files = [path for name in LINKED for path in sorted(ROOT.glob(name))]
-    wanted = {path: pattern.sub(address, path.read_text()) for path in files}
+    wanted = {
+        path: BOOK.sub(published(address), pattern.sub(address, path.read_text())) for path in files
+    }
     both = [*notebooks(), *notebooks("solutions")]
     return wanted | {path: link_notebook(path.read_text(), path, address) for path in both}
 

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 PATHS = mirror.notebooks()
 ADDRESS = mirror.repository()
 RAW = f"{ADDRESS.replace('github.com', 'raw.githubusercontent.com')}/main/"
-BOOK = f"{colab.published(ADDRESS)}/"
+BOOK = f"{mirror.published(ADDRESS)}/"
 LEFT_OVER = (
     r"\{(?:cite|py|ref|doc|numref|eq|term)(?::\w+)?\}`",  # roles
     r"^:::",  # directives
