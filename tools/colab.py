@@ -79,6 +79,8 @@ class Plain:
         if target.startswith("#"):
             return found[0]
         name = place.relative_to(ROOT).as_posix()
+        if name.startswith("solutions/") and (number := re.fullmatch(r"Solution (\d+)", text)):
+            anchor = f"exercise-{number[1]}"  # Sphinx knows no headings of notebooks
         anchor = f"#{anchor}" if anchor else ""
         if mark or place.suffix in (".svg", ".png"):
             text = LINK.sub(self.link, text)

@@ -273,7 +273,7 @@ def test_every_exercise_asks_by_name_and_has_a_solution(notebook_folder):
         text = "\n".join(c.source for c in chapter.cells if c.cell_type == "markdown")
         exercises = text.partition("## Exercises")[2].partition("## Further reading")[0]
         numbers = re.findall(r"^(?:### |\*\*)(\d)\.", exercises, flags=re.M)
-        links = re.findall(rf"\(\.\./solutions/{path.name}#exercise-(\d)\)", exercises)
+        links = re.findall(rf"\[Solution (\d)\]\(\.\./solutions/{path.name}\)", exercises)
         headings = [
             heading
             for c in solved.cells
