@@ -9,7 +9,7 @@ PEERS := .bench-packages
 PAGE := _build/html/index.html
 PLAYWRIGHT := playwright==1.65.2 greenlet==3.5.6
 
-.PHONY: help book test check bench mirror notebooks clean
+.PHONY: help book test quick check bench mirror colab notebooks clean
 .DEFAULT_GOAL := help
 
 help: ## what can be made
@@ -24,6 +24,9 @@ book: $(READY) ## set up, run every notebook, render the book
 	@echo "==> The book: $(abspath $(PAGE))"
 
 test: $(READY) ## set up, check style and types, run the tests, compare every notebook
+	@echo "==> Notebooks against the package, and colab/ against the notebooks"
+	$(BIN)/python tools/mirror.py --check
+	$(BIN)/python tools/colab.py --check
 	@echo "==> Style (ruff)"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -32,7 +35,12 @@ test: $(READY) ## set up, check style and types, run the tests, compare every no
 	@echo "==> Unit tests, and every notebook against its stored output (pytest, nbval)"
 	@# A worker a core and a thread a worker: most tests are too small to share among threads.
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
-		--nbval --nbval-current-env notebooks tests
+		--nbval --nbval-current-env notebooks solutions tests
+
+quick: $(READY) ## in under a minute: style, mirror, types and tests of what has changed since HEAD
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/python tools/mirror.py --check && $(BIN)/python tools/colab.py --check
+	OMP_NUM_THREADS=1 $(BIN)/python tools/changed_tests.py
 
 check: $(READY) ## look at the rendered book: links, spelling, contrast, keyboard (chromium, npm)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PLAYWRIGHT)
@@ -43,6 +51,9 @@ bench: $(READY) $(PEERS)/.ready ## measure speed and memory beside timm, transfo
 
 mirror: $(READY) ## copy the package's definitions and links into the notebooks that show them
 	$(BIN)/python tools/mirror.py
+
+colab: $(READY) ## write colab/ from the notebooks: plain Markdown, absolute links
+	$(BIN)/python tools/colab.py
 
 notebooks: $(READY) ## run every notebook and store its outputs
 	$(BIN)/python tools/run_notebooks.py

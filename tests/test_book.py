@@ -16,11 +16,12 @@ from jupyter_cache import get_cache
 from distilclip.book.stored import stored_results
 
 ROOT = Path(__file__).parents[1]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+FOLDERS = ("notebooks", "solutions")
+NOTEBOOKS = [path for folder in FOLDERS for path in sorted((ROOT / folder).glob("*.ipynb"))]
 RESULTS = stored_results("bench")
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_notebooks_are_complete(path):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)

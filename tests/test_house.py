@@ -20,7 +20,8 @@ import pytest
 import distilclip
 
 ROOT = Path(__file__).parents[1]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+FOLDERS = ("notebooks", "solutions")
+NOTEBOOKS = [path for folder in FOLDERS for path in sorted((ROOT / folder).glob("*.ipynb"))]
 
 # From the ground up. A folder of the package is a room, and so is a module that lies flat. A room
 # imports from the floors below it; two rooms on one floor know nothing of each other.
@@ -280,7 +281,7 @@ def private_names(root: Path) -> list[str]:
     files = [path for folder in folders for path in sorted((root / folder).rglob("*.py"))]
     ours = {"distilclip", *(path.stem for path in files if path.parent.name in folders[1:])}
     sources = [(path, path.read_text(encoding="utf-8")) for path in files]
-    for path in sorted((root / "notebooks").glob("*.ipynb")):
+    for path in sorted([*root.glob("notebooks/*.ipynb"), *root.glob("solutions/*.ipynb")]):
         sources += [(path, without_magics(cell)) for cell in code_cells(path)]
     return [
         f"{path.relative_to(root).as_posix()}: {name}"
@@ -356,7 +357,7 @@ def large_cells(path: Path) -> list[str]:
     return problems
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_a_cell_fits_a_screen(path):
     assert not large_cells(path)
 
@@ -391,7 +392,7 @@ def crowded_cells(path: Path) -> list[str]:
     return problems
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_a_long_cell_is_one_definition(path):
     assert not crowded_cells(path)
 

@@ -21,7 +21,8 @@ from distilclip.data import decode_pixels, load_pairs
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = sorted((ROOT / "distilclip").rglob("*.py"))
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+FOLDERS = ("notebooks", "solutions")
+NOTEBOOKS = [path for folder in FOLDERS for path in sorted((ROOT / folder).glob("*.ipynb"))]
 
 
 def code_of(path):

@@ -34,7 +34,14 @@ AXE_HASH = (
 CHROMIUM_OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 CHROMIUM_OPTIONS += ["--disable-component-update", "--disable-sync", "--no-first-run"]
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-SPELLED = ("*.md", "*.cff", "book/*.md", "distilclip/**/*.py", "notebooks/*.ipynb")
+SPELLED = (
+    "*.md",
+    "*.cff",
+    "book/*.md",
+    "distilclip/**/*.py",
+    "notebooks/*.ipynb",
+    "solutions/*.ipynb",
+)
 SPELLED += ("tests/**/*.py", "tools/*.py", "benchmarks/*.py")
 KNOWN_WORDS = {"caf", "claus"}  # half a word in a test; Santa Claus
 GENERATED = ("genindex.html", "py-modindex.html", "search.html", "_modules/")  # Sphinx's own pages

@@ -21,6 +21,7 @@ from jupyter_cache.executors.utils import ExecutionResult, single_nb_execution
 from tqdm import tqdm
 
 LONGEST = ("08_train", "10_explain", "09_search", "06_model", "13_export")  # longest first
+FOLDERS = ("notebooks", "solutions")
 TIMEOUT = 900  # seconds for a cell, as in _config.yml
 WORKERS = min(os.cpu_count() or 1, 4)
 
@@ -44,7 +45,7 @@ def execute(path: Path) -> ExecutionResult:
 
 
 def main() -> int:
-    todo = missing(sorted((ROOT / "notebooks").glob("*.ipynb")))
+    todo = missing([p for f in FOLDERS for p in sorted((ROOT / f).glob("*.ipynb"))])
     cache = get_cache(CACHE)
     # As many threads as cores, all together; the kernels take this over.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // WORKERS)))

@@ -47,8 +47,16 @@ CHAPTERS = {  # module: the notebook that builds it, in the order of the book
     "export": "13_export",
 }
 EXTRAS = {"13_export": "[onnx]"}  # what a notebook needs besides the package's own requirements
-LINKED = ("*.md", "book/*.md", "CITATION.cff", "_config.yml", "distilclip/command/cli.py")
+LINKED = (
+    "*.md",
+    "pyproject.toml",
+    "book/*.md",
+    "CITATION.cff",
+    "_config.yml",
+    "distilclip/command/cli.py",
+)
 BADGE = r"\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)"
+BOOK = re.compile(r"https://[\w-]+\.github\.io/Distil-?CLIP", re.IGNORECASE)
 SETUP_TAG = "setup"
 
 
@@ -58,8 +66,14 @@ def repository() -> str:
     return project["urls"]["Repository"]
 
 
-def notebooks() -> list[Path]:
-    return sorted((ROOT / "notebooks").glob("*.ipynb"))
+def published(address: str) -> str:
+    """The address of the published book: GitHub Pages of the repository."""
+    owner, name = address.removeprefix("https://github.com/").split("/")
+    return f"https://{owner.lower()}.github.io/{name}"
+
+
+def notebooks(folder: str = "notebooks") -> list[Path]:
+    return sorted((ROOT / folder).glob("*.ipynb"))
 
 
 def read_package() -> dict[str, Original]:
@@ -139,7 +153,7 @@ def compare(item: Definition, original: Original, notebook: str) -> Iterator[str
 
 def check_imports() -> Iterator[str]:
     """Imports of the package's private names, in notebooks, tools, benchmarks and tests."""
-    for path in notebooks():
+    for path in [*notebooks(), *notebooks("solutions")]:
         for number, cell in enumerate(nbformat.read(path, as_version=4).cells):
             if cell.cell_type == "code":
                 for name in private_imports(python_of(cell)):
@@ -227,8 +241,9 @@ def setup_cell(address: str, extra: str = "") -> str:
 
 
 def badge(path: Path, address: str) -> str:
-    """The button that opens a notebook in Colab, for its first cell."""
-    place = f"{address.removeprefix('https://')}/blob/main/notebooks/{path.name}"
+    """The button that opens a notebook in Colab; a chapter opens as what `make colab` wrote."""
+    folder = "colab" if path.parent.name == "notebooks" else path.parent.name
+    place = f"{address.removeprefix('https://')}/blob/main/{folder}/{path.name}"
     return (
         "[![Open in Colab](../book/figures/colab.svg)]"
         f"(https://colab.research.google.com/{place.replace('github.com', 'github', 1)})"
@@ -249,8 +264,11 @@ def linked_files(address: str) -> dict[Path, str]:
     """Every file that names the repository, with the text that it should have."""
     pattern = re.compile(r"https://github\.com/[\w-]+/Distil-?CLIP", re.IGNORECASE)
     files = [path for name in LINKED for path in sorted(ROOT.glob(name))]
-    wanted = {path: pattern.sub(address, path.read_text()) for path in files}
-    return wanted | {path: link_notebook(path.read_text(), path, address) for path in notebooks()}
+    wanted = {
+        path: BOOK.sub(published(address), pattern.sub(address, path.read_text())) for path in files
+    }
+    both = [*notebooks(), *notebooks("solutions")]
+    return wanted | {path: link_notebook(path.read_text(), path, address) for path in both}
 
 
 def main() -> int:

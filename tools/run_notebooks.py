@@ -34,7 +34,9 @@ def run(path: Path) -> None:
 
 
 def main() -> int:
-    paths = [Path(name) for name in sys.argv[1:]] or sorted((ROOT / "notebooks").glob("*.ipynb"))
+    named = [Path(name) for name in sys.argv[1:]]
+    folders = ("notebooks", "solutions")
+    paths = named or [p for name in folders for p in sorted((ROOT / name).glob("*.ipynb"))]
     for path in paths:
         try:
             run(path)

@@ -2,26 +2,31 @@
 
 import torch
 
+from distilclip.book.answers import NotGivenError, NotYetError, is_missing
+from distilclip.book.questions import QUESTIONS
 
-def check(answer, expected, tolerance: float = 1e-5) -> None:
-    """Print whether `answer` equals `expected`, numbers up to `tolerance`.
 
-    An answer that is still `...` or None counts as not given.
+def check(question: str, answer, **given) -> None:
+    """Print whether `answer` is right, and otherwise which way it is wrong.
+
+    `question` is the number of a chapter and an exercise: "3.2". A function is
+    tried on several inputs, many of them drawn at random. Whole numbers must be
+    exact; others may differ by 1 part in 100,000, or as the question says. An
+    answer that is still `...` or None, or a function that returns it, counts as
+    not given. `given` is what a question needs of the chapter. Randomness in the
+    notebook is as it was. Raises ValueError for a question that is not there.
     """
-    if answer is ... or answer is None:
-        print("No answer yet: replace the dots.")
-        return
+    if question not in QUESTIONS:
+        known = ", ".join(QUESTIONS)
+        raise ValueError(f"There is no question {question!r}. Questions: {known}.")
     try:
-        ours, theirs = torch.as_tensor(answer), torch.as_tensor(expected)
-    except (TypeError, ValueError, RuntimeError):
-        print("Correct." if answer == expected else f"Not yet: got {answer!r}.")
-        return
-    if ours.shape != theirs.shape:
-        print(
-            f"Not yet: the shape is {tuple(ours.shape)}, "
-            f"expected {tuple(theirs.shape)}."
-        )
-    elif not torch.allclose(ours.double(), theirs.double(), tolerance, tolerance):
-        print("Not yet: the shape is right, the values are not.")
+        if is_missing(answer):
+            raise NotGivenError
+        with torch.random.fork_rng(devices=[]):
+            QUESTIONS[question](answer, **given)
+    except NotGivenError:
+        print("No answer yet: replace the dots.")
+    except NotYetError as hint:
+        print(f"Not yet. {hint}")
     else:
         print("Correct.")

@@ -466,5 +466,5 @@ def test_addresses_and_set_up_cells_have_one_home(split_house):
     assert f'address = "{ADDRESS}"\n' in setup.source
     assert '"distilclip[onnx] @ git+{address}"' in setup.source
     assert '"distilclip @ git+{address}"' in split_house.cells("12_share")[1].source
-    place = "github/someone/Distil-CLIP/blob/main/notebooks/13_export.ipynb"
+    place = "github/someone/Distil-CLIP/blob/main/colab/13_export.ipynb"
     assert f"(https://colab.research.google.com/{place})" in button.source
