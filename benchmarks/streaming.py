@@ -225,6 +225,7 @@ def measure(options: argparse.Namespace) -> dict:
         learns = {"text_model": str(text), "text_lr": 1e-4}
         frozen = {"text_model": "minilm"}
         if "speed" in (options.only or PARTS):
+            found["speed_threads"] = options.threads
             found["speed"] = {
                 name: measure_speed(sizes[few], settings, options)
                 for name, settings in (("learns", learns), ("frozen MiniLM", frozen))
@@ -245,6 +246,7 @@ def measure(options: argparse.Namespace) -> dict:
         "memory": memory,
         "resume": resumed,
         "speed": speed,
+        "speed_threads": found["speed_threads"],
         "bars": print_bars(bars),
     }
 
