@@ -7,9 +7,9 @@ Every run trains the same small model (the preset `cpu`'s shape, MiniLM as text 
 `emoji`; only the recipe differs. By default all runs take the same number of steps; with
 `--seconds` each one gets as many epochs as fit into that time, timed on two. Seconds are those of
 the processors in the training loop and in what prepares its data, divided by the threads: other
-work on the machine takes none of them. The recalls of every run go to book/results/ablations.json
-at once, with seed, split, device, date and command: a run that is there already is not made again,
-so the command can be stopped at any time and given again.
+work on the machine takes none of them. The recalls of every run go to
+distilclip/book/results/ablations.json at once, with seed, split, device, date and command: a run
+that is there already is not made again, so the command can be stopped at any time and given again.
 """
 
 import argparse
@@ -32,10 +32,10 @@ from timing import commit
 
 import distilclip.training as training
 from distilclip import TrainConfig, train
+from distilclip.book.stored import RESULTS
 from distilclip.runs.settings import DEFAULTS, PRESETS
 from distilclip.storage.files import write_text
 
-ROOT = Path(__file__).parents[1]
 SHAPE = ("text_model", "image_size", "patch_size", "dim", "depth", "num_heads")
 SMALL = {name: PRESETS["cpu"][name] for name in SHAPE} | {"batch_size": 64}
 # What a run is made of besides its recipe: its place, its data, its machine, its length.
@@ -155,7 +155,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=list(variants()))
     parser.add_argument("--device-name", default="", help="the machine, in words")
-    parser.add_argument("--out", type=Path, default=ROOT / "book/results/ablations.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "ablations.json")
     options = parser.parse_args()
     base = dataclasses.asdict(configure({}, 0, 1, ""))
     base = {k: v for k, v in base.items() if k not in ("seed", "epochs", "out")}

@@ -7,8 +7,8 @@ Every run trains the same small model on the same drawings with the same seed an
 They differ in two things: whether the locked text features are whitened first, and whether each
 picture also meets its own caption with the colours exchanged. On the way each run is asked to
 choose between right and false captions of drawings that it has not seen. Curves go to
-book/results/binding.json at once; a run that is there already is not made again, so the command
-can be stopped at any time and given again.
+distilclip/book/results/binding.json at once; a run that is there already is not made again, so the
+command can be stopped at any time and given again.
 """
 
 import argparse
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from distilclip import DistilCLIP, DistilCLIPConfig, ViTConfig
+from distilclip.book.stored import RESULTS
 from distilclip.data import TrainingPairs
 from distilclip.explain import (
     choice_accuracy,
@@ -97,7 +98,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=3000, help="drawings to train on")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--device-name", default="", help="the machine, in words")
-    parser.add_argument("--out", type=Path, default=ROOT / "book/results/binding.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "binding.json")
     options = parser.parse_args()
     settings = {"steps": options.steps, "scenes": options.scenes}
     results = {"settings": settings, "runs": []}

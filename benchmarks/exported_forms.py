@@ -6,7 +6,7 @@
 For each form of the model: the size of its files, milliseconds for one caption and a caption in
 a batch of 64, and the same for pictures (medians), the greatest difference from PyTorch's vectors
 and their mean cosine, and the recall over a whole split of `emoji`, every caption a query. Writes
-book/results/exported_forms.json.
+distilclip/book/results/exported_forms.json.
 """
 
 import argparse
@@ -22,12 +22,13 @@ import onnxruntime
 import torch
 
 from distilclip import DistilCLIP, load_pairs, retrieval_metrics
+from distilclip.book.stored import RESULTS
 from distilclip.data import decode_pixels
 from distilclip.export import OnnxDistilCLIP, export_onnx, quantise_onnx
 from distilclip.search import flatten_captions
 from distilclip.storage.files import write_text
 
-RESULTS = Path(__file__).parents[1] / "book" / "results" / "exported_forms.json"
+OUT = RESULTS / "exported_forms.json"
 
 
 def milliseconds(run, items, batch: int, repeats: int) -> float:
@@ -79,7 +80,7 @@ def main() -> None:
             )
             print(json.dumps(lines[-1]), flush=True)
     write_text(
-        RESULTS,
+        OUT,
         json.dumps(
             {
                 "command": f"python benchmarks/exported_forms.py --model {options.model} "

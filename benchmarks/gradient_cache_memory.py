@@ -1,6 +1,7 @@
-"""Peak memory of one training step against the batch size: plain, and with gradient caching.
+r"""Peak memory of one training step against the batch size: plain, and with gradient caching.
 
-    python benchmarks/gradient_cache_memory.py --out book/results/gradient_cache_memory.json
+    python benchmarks/gradient_cache_memory.py \
+        --out distilclip/book/results/gradient_cache_memory.json
 
 Every figure comes from a process of its own: its peak resident memory on a CPU (`ru_maxrss`, with
 Python and all libraries), PyTorch's peak allocation on a GPU. A step is forward, loss with the

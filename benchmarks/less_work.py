@@ -14,8 +14,8 @@ How strongly pictures are changed matters in a run that is shorter than the pres
 
 Seconds are those of the processors in the training loop and in what prepares its data, divided by
 the threads, so that other work on the machine takes none of them. Each run is added to
-book/results/less_work.json when it is done and is not made again: the command can be stopped at
-any time and given again, and two of them can work on different seeds.
+distilclip/book/results/less_work.json when it is done and is not made again: the command can be
+stopped at any time and given again, and two of them can work on different seeds.
 """
 
 import argparse
@@ -34,9 +34,10 @@ from systems import save_random_text
 from timing import arguments, commit, print_bars, print_table
 
 from distilclip import TrainConfig, train
+from distilclip.book.stored import RESULTS
 from distilclip.storage.files import write_text
 
-RESULTS = Path(__file__).parents[1] / "book/results/less_work.json"
+OUT = RESULTS / "less_work.json"
 EPOCHS = 20
 TINY = {"dim": 32, "depth": 1, "num_heads": 1, "image_size": 16, "patch_size": 4}
 WHOLE = "the whole step"
@@ -153,7 +154,7 @@ def main() -> None:
             options.out = options.out or Path(place) / "runs.json"
             measure(options, TINY | {"text_model": place}, 1)
         else:
-            options.out = options.out or RESULTS
+            options.out = options.out or OUT
             measure(options, {}, EPOCHS)
         summarise(stored(options.out))
 

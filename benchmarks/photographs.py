@@ -9,9 +9,9 @@ recipe keeps all of its preset but the sizes: pictures of 64 pixels in patches o
 instead of an hour on a T4, and says which of two recipes is ahead there and then, not what the
 preset itself reaches. Batch size and learning rates are the presets' own.
 
-Each run is added to book/results/photographs_cpu.json when it is done and is not made again: the
-command can be stopped at any time and given again. R@10 is that of the validation split, text to
-image; the pictures seen are those of all epochs together.
+Each run is added to distilclip/book/results/photographs_cpu.json when it is done and is not made
+again: the command can be stopped at any time and given again. R@10 is that of the validation split,
+text to image; the pictures seen are those of all epochs together.
 """
 
 import argparse
@@ -28,9 +28,10 @@ import torch
 from timing import commit, print_bars, print_table
 
 from distilclip import TrainConfig, train
+from distilclip.book.stored import RESULTS
 from distilclip.storage.files import write_text
 
-RESULTS = Path(__file__).parents[1] / "book/results/photographs_cpu.json"
+OUT = RESULTS / "photographs_cpu.json"
 SIZES = {"image_size": 64, "patch_size": 8, "dim": 192, "depth": 6, "num_heads": 3}
 TINY = {"image_size": 16, "patch_size": 8, "dim": 32, "depth": 1, "num_heads": 2, "batch_size": 8}
 NEW, DRAWINGS, ORIGINAL = "t4", "t4-drawings", "original"
@@ -132,7 +133,7 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device-name", default="", help="what the results say of the machine")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--small", action="store_true", help="a tiny model, for a trial")
     options = parser.parse_args(given)
     options.shown = [shlex.quote(word) for word in given if word != options.data]

@@ -3,9 +3,9 @@
     make bench
     python benchmarks/run_all.py --only pipeline loop_overhead
 
-Each prints its table and has a part of its own in book/results/bench.json, which is written when
-it is done; parts that are not measured this time stay as they are. Those that train for long
-(`SLOW`) are measured only where `--only` names them.
+Each prints its table and has a part of its own in distilclip/book/results/bench.json, which is
+written when it is done; parts that are not measured this time stay as they are. Those that train
+for long (`SLOW`) are measured only where `--only` names them.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from distilclip.book.stored import RESULTS
 from distilclip.storage.files import write_text
 
 HERE = Path(__file__).parent
@@ -24,6 +25,7 @@ BENCHMARKS = (
     "where_time_goes",
     "pipeline",
     "loop_overhead",
+    "host_work",
     "precision",
     "freed_memory",
     "growth",
@@ -34,7 +36,7 @@ SLOW = ("time_to_recall",)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS + SLOW, default=BENCHMARKS)
-    parser.add_argument("--out", type=Path, default=HERE.parent / "book/results/bench.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "bench.json")
     options, passed_on = parser.parse_known_args()
     parts = json.loads(options.out.read_text()) if options.out.is_file() else {}
     with tempfile.TemporaryDirectory() as place:

@@ -1,7 +1,7 @@
 """Data larger than memory: the peak of memory, images a second, and a run that was killed.
 
-    python benchmarks/streaming.py --out book/results/streaming.json
-    python benchmarks/streaming.py --only speed --out book/results/streaming.json
+    python benchmarks/streaming.py --out distilclip/book/results/streaming.json
+    python benchmarks/streaming.py --only speed --out distilclip/book/results/streaming.json
     python benchmarks/streaming.py --small
 
 With `--only`, what is not measured this time stays in the file as it was.

@@ -1,6 +1,6 @@
 """GPU memory of a training step on a T4, counted without a GPU.
 
-    python benchmarks/t4_memory.py --out book/results/t4_memory.json
+    python benchmarks/t4_memory.py --out distilclip/book/results/t4_memory.json
 
 A step of ViT-B/16 and DistilBERT in float16, forward, loss, backward and AdamW, on "fake" tensors
 that have a shape and a number format but no contents: PyTorch's own `MemTracker` adds up what

@@ -144,9 +144,9 @@ def fingerprint(rows: datasets.Dataset) -> str:
 class Batch:
     """What is drawn from `TrainingPairs` for a step, before it is made ready.
 
-    `pixels` is uint8 (B, 3, S, S); `caption_ids` (B) says which caption was drawn
-    for each image; `positives` (B, B) marks in row i each drawn caption that is
-    also one of image i's.
+    `pixels` is uint8 (B, 3, S, S); `caption_ids` (B * K) says which K captions were
+    drawn for each image, those of the first image first; `positives` (B, B * K)
+    marks in row i each drawn caption that is also one of image i's.
     """
 
     pixels: Tensor
@@ -181,20 +181,28 @@ class TrainingPairs:
         return len(self.pixels)
 
     def draw(
-        self, rows: Tensor, generator: torch.Generator, like_length: bool = False
+        self,
+        rows: Tensor,
+        generator: torch.Generator,
+        like_length: bool = False,
+        each: int = 1,
     ) -> Batch:
-        """The images at `rows` (B), with one caption drawn at random for each.
+        """The images at `rows` (B), with `each` captions drawn at random for each.
 
-        With `like_length` there is one draw for all: each image's shortest caption,
-        or each one's second, up to the longest. Every caption has the chance that
-        it had, but those of a batch are of like length, with little padding.
+        None comes twice, unless an image has fewer. With `like_length` there is one
+        draw for all: each image's shortest caption, or each one's second, up to the
+        longest. Every caption has the chance that it had, but those of a batch are
+        of like length, with little padding.
         """
-        draws = torch.rand(len(rows), generator=generator)
+        # In float64, in which no product rounds up to the next caption
+        draws = torch.rand(len(rows), 1, generator=generator).double()
         own = self.caption_ids[rows]
         if like_length:
             draws, own = draws[0], self.sorted_ids[rows]
-        choice = (draws * self.counts[rows]).long()
-        drawn = own.gather(1, choice.unsqueeze(1)).squeeze(1)
+        # One draw, and from there in equal strides through the image's captions
+        shares = (draws + torch.arange(each)) / each
+        choice = (shares * self.counts[rows].unsqueeze(1)).long()
+        drawn = own.gather(1, choice).flatten()
         positives = (own.unsqueeze(1) == drawn.view(1, -1, 1)).any(dim=-1)
         return Batch(self.pixels.index_select(0, rows), drawn, positives)
 

@@ -23,6 +23,7 @@ from distilclip.model import DistilCLIP, DistilCLIPConfig
 from distilclip.storage.files import read_json, write_text, write_whole
 from distilclip.storage.pictures import normalise_pixels, pixels_of
 from distilclip.storage.weights import save_tokenizer
+from distilclip.storage.words import with_words_of
 from distilclip.text import in_batches
 from distilclip.vit import evaluating
 
@@ -313,7 +314,7 @@ class OnnxDistilCLIP:
         embeds = torch.empty(len(texts), self.config.embed_dim)
         if not texts:
             return embeds
-        encoded = self.tokenizer.encode_batch(texts)
+        encoded = self.tokenizer.encode_batch(with_words_of(texts, self.tokenizer))
         ids = [item.ids for item in encoded]
         masks = [item.attention_mask for item in encoded]
         tokens = {

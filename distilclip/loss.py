@@ -25,7 +25,9 @@ def contrastive_loss(
 
     `positives` (B, B, bool) marks in row i every caption that is right for image i,
     where there may be more than one. All of them share the target; none is ever a
-    negative. The diagonal must be True. Computed in float32 or wider, always.
+    negative. The diagonal must be True. With `positives` there may be K captions
+    for each image, (B * K, E), those of the first image first; it is (B, B * K)
+    then. Computed in float32 or wider, always.
     """
     logits = logit_scale * cosines(image_embeds, text_embeds)
     if positives is None:
@@ -80,14 +82,15 @@ def cosines(image_embeds: Tensor, text_embeds: Tensor) -> Tensor:
 def check_positives(positives: Tensor, logits: Tensor) -> None:
     """Raise ValueError unless `positives` can mark the right pairs of `logits`.
 
-    It must be bool, of the same shape, and True on its diagonal.
+    It must be bool, of the same shape, and True on its diagonal, which with K
+    captions for each image goes through the first of each.
     """
     if positives.dtype != torch.bool or positives.shape != logits.shape:
         raise ValueError(
             f"positives must be a bool tensor of shape {tuple(logits.shape)}, "
             f"got {positives.dtype} of shape {tuple(positives.shape)}."
         )
-    if not positives.diagonal().all():
+    if not positives[:, :: positives.shape[1] // len(positives)].diagonal().all():
         raise ValueError(
             "positives must be True on its diagonal: each pair matches itself."
         )

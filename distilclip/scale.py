@@ -50,13 +50,12 @@ def chunked_contrastive_loss(
     from autograd, which would keep every row for later: they cannot be
     differentiated again.
     """
-    size, scale = len(image_embeds), torch.as_tensor(logit_scale)
-    if len(text_embeds) != size:
-        raise ValueError(
-            f"{size} images do not pair up with {len(text_embeds)} texts."
-        )
+    size, texts = len(image_embeds), len(text_embeds)
+    scale = torch.as_tensor(logit_scale)
     if positives is not None:
-        check_positives(positives, torch.empty(size, size, device="meta"))
+        check_positives(positives, torch.empty(size, texts, device="meta"))
+    elif texts != size:
+        raise ValueError(f"{size} images do not pair up with {texts} texts.")
     inputs = image_embeds, text_embeds, scale
     with torch.no_grad(), torch.autocast(image_embeds.device.type, enabled=False):
         value, gradients = loss_and_gradients(*inputs, positives, chunk_size)
@@ -80,7 +79,10 @@ def loss_and_gradients(
     dtype = torch.promote_types(image_embeds.dtype, torch.float32)
     images, texts = image_embeds.to(dtype), text_embeds.to(dtype)
     size, scale = len(images), logit_scale.to(images)
-    row_counts, column_counts = images.new_ones(size, 1), images.new_ones(size)
+    row_counts, column_counts = (
+        images.new_ones(size, 1),
+        images.new_ones(len(texts)),
+    )
     if positives is not None:
         row_counts = positives.sum(dim=1, keepdim=True, dtype=dtype)
         column_counts = positives.sum(dim=0, dtype=dtype)
@@ -93,13 +95,13 @@ def loss_and_gradients(
         matches = (
             rows.unsqueeze(1) == everyone if positives is None else positives[rows]
         )
-        by_rows = row_norms[rows], row_counts[rows]
-        by_columns = column_norms, column_counts
+        by_rows = row_norms[rows], row_counts[rows], size
+        by_columns = column_norms, column_counts, len(texts)
         gradient = torch.zeros_like(cosine)
-        for norms, counts in (by_rows, by_columns):
+        for norms, counts, number in (by_rows, by_columns):
             log_probabilities, targets = scale * cosine - norms, matches / counts
-            value -= (targets * log_probabilities).sum() / (2 * size)
-            gradient += (log_probabilities.exp() - targets) / (2 * size)
+            value -= (targets * log_probabilities).sum() / (2 * number)
+            gradient += (log_probabilities.exp() - targets) / (2 * number)
         to_images[rows] = scale * (gradient @ texts)
         to_texts += scale * (gradient.T @ images[rows])
         to_scale += (gradient * cosine).sum()
@@ -147,16 +149,15 @@ def cached_contrastive_backward(
         for batch in batches:
             states.append(random_state())
             encoded.append(encode(batch))
-    after, sizes = random_state(), [len(images) for images, _ in encoded]
-    embeds = [torch.cat(s).requires_grad_() for s in zip(*encoded, strict=True)]
-    del encoded
+    after, sides = random_state(), list(zip(*encoded, strict=True))
+    embeds = [torch.cat(side).requires_grad_() for side in sides]
     value = loss(*(gather_embeds(side) for side in embeds), logit_scale, positives)
     (value if scaler is None else scaler.scale(value)).backward()
-    known = zip(*(side.detach().split(sizes) for side in embeds), strict=True)
     # None where the loss does not look at a side
     grads = [torch.zeros_like(s) if s.grad is None else s.grad for s in embeds]
-    gradients = zip(*(grad.split(sizes) for grad in grads), strict=True)
-    parts = zip(batches, states, known, gradients, strict=True)
+    sizes = [[len(part) for part in side] for side in sides]
+    gradients = zip(*map(torch.split, grads, sizes), strict=True)
+    parts = zip(batches, states, encoded, gradients, strict=True)
     for batch, state, old, gradient in parts:
         set_random_state(state)
         backward_again(encode(batch), old, gradient)

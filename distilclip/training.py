@@ -278,10 +278,10 @@ class StepInputs:
     """What one process's encoders are given in a step: a `Batch` made ready.
 
     `pixels` (B, 3, S, S, uint8) and which of them to `flip` (B); `captions` as the
-    text encoder takes them. By `form`, these are "tokens" (input_ids and
-    attention_mask) for an encoder that learns, "features" (B, D) of a frozen one,
-    or the hidden "states" (B, T, D) and attention_mask that its last layers are
-    given, where only those learn.
+    text encoder takes them, one or more for each picture. By `form`, these are
+    "tokens" (input_ids and attention_mask) for an encoder that learns, "features"
+    (B, D) of a frozen one, or the hidden "states" (B, T, D) and attention_mask that
+    its last layers are given, where only those learn.
     """
 
     pixels: Tensor
@@ -297,11 +297,16 @@ class StepInputs:
         )
 
     def split(self, size: int) -> list["StepInputs"]:
-        """The same inputs in parts of `size` pairs; the last may be smaller."""
-        starts = range(0, len(self.pixels), size)
+        """The same inputs in parts of `size` pictures; the last may be smaller."""
+        pictures = len(self.pixels)
+
+        def part(tensor: Tensor, start: int) -> Tensor:
+            each = len(tensor) // pictures  # captions of a picture, or 1
+            return tensor[start * each : (start + size) * each]
+
         return [
-            self.map(lambda tensor, s=start: tensor[s : s + size])
-            for start in starts
+            self.map(partial(part, start=start))
+            for start in range(0, pictures, size)
         ]
 
 
@@ -374,19 +379,21 @@ def draw_batch(
 ) -> tuple[StepInputs, Tensor]:
     """What a step needs of the images at `rows` (B): inputs and positives.
 
-    One caption is drawn for each image, and which images to mirror. Of the inputs,
-    each process gets its share; the positives (B, B) are those of the whole batch.
-    All of it follows from the seed and the step.
+    The captions of each image are drawn, and which images to mirror. Of the inputs,
+    each process gets its share; the positives (B, B * K) are those of the whole
+    batch. All of it follows from the seed and the step.
     """
     # 1: another stream than the epochs' orders
     generator = seeded(config.seed, 1, step)
     like_length = config.sort_captions and data.features is None
-    drawn = data.pairs.draw(rows, generator, like_length)
+    each = config.captions_per_picture
+    drawn = data.pairs.draw(rows, generator, like_length, each)
     flip = torch.rand(len(rows), generator=generator) < (0.5 if config.flip else 0)
     flip &= data.may_flip[rows]
     rank, world = processes()
     share = slice(rank * len(rows) // world, (rank + 1) * len(rows) // world)
-    captions = prepare_captions(data, drawn.caption_ids[share], tokenize)
+    chosen = drawn.caption_ids.view(len(rows), each)[share].flatten()
+    captions = prepare_captions(data, chosen, tokenize)
     inputs = StepInputs(drawn.pixels[share], flip[share], captions, data.form)
     return inputs, drawn.positives
 
@@ -396,7 +403,7 @@ def prepare_captions(
     caption_ids: Tensor,
     tokenize: Callable[[Sequence[str]], dict[str, Tensor]],
 ) -> dict[str, Tensor]:
-    """The captions numbered `caption_ids` (B), in the form of `data`."""
+    """The captions numbered `caption_ids`, in the form of `data`."""
     if data.features is not None:
         return {"features": data.features[caption_ids]}
     if data.below is not None:

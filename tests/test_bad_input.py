@@ -478,13 +478,31 @@ BAD_ENTRIES = {
     "half a character": (entry("\ud83d.png"), "not valid text"),
     "a zero byte": (entry("a\0.png"), "not valid text"),
     "no caption": ({"file_name": "a.png"}, "No caption"),
-    "an empty caption": (entry("a.png", ""), "Empty caption"),
-    "only spaces": (entry("a.png", " \t\u3000 "), "Empty caption"),
-    "a null caption": (entry("a.png", None), "Empty caption"),
-    "no captions": ({"file_name": "a.png", "captions": []}, "Empty caption"),
     "a caption that is none": (entry("a.png", {"en": "x"}), "A caption is a dict"),
     "a lone surrogate": (entry("a.png", "x \ud83d"), "half a character"),
 } | {f"outside: {name}": (entry(name), "lies outside") for name in OUTSIDE}
+
+
+BLANKS = {
+    "empty": entry("a.png", ""),
+    "only spaces": entry("a.png", " \t\u3000 "),
+    "null": entry("a.png", None),
+    "none": {"file_name": "a.png", "captions": []},
+    "not a number": entry("a.png", "NaN"),
+}
+
+
+@pytest.mark.parametrize("kind", BLANKS)
+def test_a_blank_entry_counts_where_its_picture_has_no_other(kind, three, caplog):
+    with pytest.raises(ValueError, match=r"Empty caption: entry 3 of") as refused:
+        with_metadata(three, "metadata.jsonl", lines_of(*REST[:2], BLANKS[kind]))
+    assert is_one_sentence(str(refused.value))
+    for entries in ([*REST, BLANKS[kind]], [BLANKS[kind], *REST]):
+        caplog.clear()
+        pairs = with_metadata(three, "metadata.jsonl", lines_of(*entries))
+        found = {row["image_id"]: row["captions"] for rows in pairs.values() for row in rows}
+        assert found["a.png"] == ["again"] and len(found) == 3
+        assert "1 row without a caption was left out" in caplog.text
 
 
 @pytest.mark.parametrize("fault", BAD_ENTRIES)

@@ -193,6 +193,32 @@ def test_captions_of_like_length_are_drawn_as_often_and_padded_less():
             assert share == pytest.approx(captions["captions"].count(text) / 5, abs=0.08)
 
 
+@pytest.mark.parametrize("like_length", [False, True])
+@pytest.mark.parametrize("each", [1, 2, 3, 5])
+def test_several_captions_of_a_picture_are_others_each_time_and_drawn_alike(each, like_length):
+    captions = [["a", "bb"], ["c"], list("defgh"), ["aaa", "bb", "i", "jj", "k", "ll", "m"]]
+    pairs = TrainingPairs(torch.zeros(4, 3, 2, 2, dtype=torch.uint8), captions)
+    counts, everyone = Counter(), torch.arange(4)
+    for step in range(600):
+        batch = pairs.draw(everyone, seeded(step), like_length, each)
+        drawn = [pairs.captions[i] for i in batch.caption_ids]
+        for row, own in enumerate(captions):
+            its_own = drawn[row * each : (row + 1) * each]
+            assert set(its_own) <= set(own)
+            assert len(set(its_own)) == min(each, len(own))
+            assert batch.positives[row].tolist() == [text in own for text in drawn]
+            counts.update((row, text) for text in its_own)
+    for row, own in enumerate(captions):
+        for text in own:
+            assert counts[row, text] / 600 == pytest.approx(each / len(own), rel=0.3)
+
+
+def test_a_draw_just_below_one_is_the_last_caption(monkeypatch):
+    pairs = TrainingPairs(torch.zeros(1, 3, 2, 2, dtype=torch.uint8), [list("abcde")])
+    monkeypatch.setattr(torch, "rand", lambda *size, **_: torch.full(size, 1 - 2**-24))
+    assert pairs.draw(torch.arange(1), seeded(0), each=5).caption_ids.tolist() == [0, 1, 2, 3, 4]
+
+
 def test_like_length_draws_only_captions_that_are_there():
     pairs = TrainingPairs(torch.zeros(2, 1, 1, 1), [["aaa", "b"], ["cc"]])
     drawn = {

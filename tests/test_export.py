@@ -5,12 +5,15 @@ import json
 import numpy as np
 import pytest
 import torch
-from samples import TEXTS, mix_modes, modes_of, noise_pictures
+from samples import TEXTS as PLAIN_TEXTS
+from samples import mix_modes, modes_of, noise_pictures
 from transformers import DistilBertConfig, DistilBertModel
 
 from distilclip import DistilCLIP, DistilCLIPConfig, ViTConfig, retrieval_metrics
 from distilclip.export import OnnxDistilCLIP, export_onnx, quantise_matrix, quantise_onnx
 from distilclip.text import TextEncoder
+
+TEXTS = [*PLAIN_TEXTS, "a 🦄 beside 👩‍🚀"]  # which the vocabulary lacks
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ from distilclip.command.index_cache import folder_index
 from distilclip.data import decode_pixels
 from distilclip.runs import checkpoint
 from distilclip.runs.checkpoint import STATE_FILE, hold_folder, read_state, uninterrupted
+from distilclip.storage.files import remove_leftovers
 
 
 @pytest.fixture(autouse=True)
@@ -277,10 +278,10 @@ def test_the_lock_where_the_system_has_none(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "fcntl", None)
     with hold_folder(tmp_path / "run"):
         assert (tmp_path / "run" / ".lock").is_file()
-        (tmp_path / "run" / ".x.part").touch()
+        (tmp_path / "run" / ".distilclip-abcdefgh.part").mkdir()
     (tmp_path / "run" / ".lock").touch()
     with hold_folder(tmp_path / "run"):
-        assert not (tmp_path / "run" / ".x.part").exists()
+        remove_leftovers(tmp_path / "run")
     assert not list((tmp_path / "run").iterdir())
     shutil.rmtree(tmp_path / "run")
     with hold_folder(tmp_path / "run"):

@@ -55,6 +55,24 @@ def test_a_second_right_caption_is_no_negative():
         assert (gradient[0, 1] > 1e-9) == pushed
 
 
+@pytest.mark.parametrize("each", [1, 2, 5])
+def test_several_captions_of_each_picture_share_its_target(each):
+    torch.manual_seed(0)
+    images, texts = unit(6, 8), unit(6 * each, 8)
+    positives = torch.eye(6, dtype=torch.bool).repeat_interleave(each, dim=1)
+    positives[0, -1] = True  # one of the last picture's is right for the first one, too
+    logits = 20 * images @ texts.T
+    targets = [mask / mask.sum(1, keepdim=True) for mask in (positives.double(), positives.T)]
+    expected = F.cross_entropy(logits, targets[0]) + F.cross_entropy(logits.T, targets[1])
+    assert abs(contrastive_loss(images, texts, 20.0, positives) - expected / 2) < 1e-6
+
+
+def test_captions_that_do_not_belong_to_their_pictures_are_refused():
+    positives = torch.eye(3, dtype=torch.bool).repeat(1, 2)  # not one after the other
+    with pytest.raises(ValueError, match="True on its diagonal"):
+        contrastive_loss(unit(3, 4), unit(6, 4), 1.0, positives)
+
+
 def test_swapping_the_sides_and_permuting_the_batch_change_nothing():
     images, texts = unit(8, 4), unit(8, 4)
     loss = contrastive_loss(images, texts, 5.0)

@@ -93,6 +93,22 @@ def test_chunked_loss_equals_the_whole_table(chunk_size, masked):
         assert torch.allclose(ours, theirs, rtol=1e-6 if ours.ndim == 0 else 0, atol=EXACT)
 
 
+@pytest.mark.parametrize("chunk_size", [1, 5, 100])
+def test_chunked_loss_of_several_captions_a_picture_is_the_whole_one(chunk_size):
+    torch.manual_seed(0)
+    images, texts, scale = unit(12, 8), unit(36, 8), torch.tensor(30.0, requires_grad=True)
+    positives = torch.eye(12, dtype=torch.bool).repeat_interleave(3, dim=1)
+    positives[2, 30] = positives[10, 8] = True
+    values = [
+        contrastive_loss(images, texts, scale, positives),
+        chunked_contrastive_loss(images, texts, scale, positives, chunk_size),
+    ]
+    torch.testing.assert_close(*values)
+    gradients = [torch.autograd.grad(value, (images, texts, scale)) for value in values]
+    for whole, chunked in zip(*gradients, strict=True):
+        torch.testing.assert_close(chunked, whole)
+
+
 def test_chunked_loss_takes_half_precision_and_a_plain_number():
     torch.manual_seed(0)
     images = unit(8, 4).detach().bfloat16().requires_grad_()

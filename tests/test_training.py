@@ -316,21 +316,23 @@ def test_an_average_without_memory_is_the_model(config, tmp_path):
     assert_same_weights(average, model)
 
 
-def test_micro_batches_train_as_the_whole_batch_does(config, tmp_path):
-    changes = {"text_lr": 1e-3, "epochs": 2}
+@pytest.mark.parametrize("each", [1, 3])
+@pytest.mark.parametrize("text_lr", [0, 1e-3])
+def test_micro_batches_train_as_the_whole_batch_does(config, tmp_path, each, text_lr):
+    changes = {"text_lr": text_lr, "epochs": 2, "captions_per_picture": each}
     whole = train(config(tmp_path / "whole", **changes), progress=False)
     for size in (4, 5, 16):
         parts = train(config(tmp_path / f"{size}", micro_batch=size, **changes), progress=False)
         assert losses(whole.history) == pytest.approx(losses(parts.history), abs=1e-4)
 
 
-def test_two_processes_train_as_one_does(config, tmp_path):
+@pytest.mark.parametrize("each", [1, 2])
+def test_two_processes_train_as_one_does(config, tmp_path, each):
     from fault_worker import together  # needs a system that forks
 
-    one = train(config(tmp_path / "one", text_lr=1e-3), progress=False)
-    (first, metrics), (second, none) = together(
-        config(tmp_path / "two", text_lr=1e-3, micro_batch=4)
-    )
+    changes = {"text_lr": 1e-3, "captions_per_picture": each}
+    one = train(config(tmp_path / "one", **changes), progress=False)
+    (first, metrics), (second, none) = together(config(tmp_path / "two", micro_batch=4, **changes))
     assert first == second == "done" and metrics and not none
     lines = [json.loads(x) for x in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
     assert losses(lines) == pytest.approx(losses(one.history), abs=1e-3)

@@ -3,8 +3,8 @@
     python tools/package_model.py runs/emoji emoji_cpu "two cores of an Intel Xeon" 534d342
     python tools/package_model.py runs/long emoji_long "one core of it" 8fa4fe8 --figures-only
 
-Writes the run's command, curves and figures to book/results/NAME.json and, unless only those are
-asked for, the image side and the projections, in float16, to distilclip/emoji/model/.
+Writes the run's command, curves and figures to distilclip/book/results/NAME.json and, unless only
+those are asked for, the image side and the projections, in float16, to distilclip/emoji/model/.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from distilclip import DistilCLIP, TrainConfig, __version__
+from distilclip.book.stored import RESULTS
 from distilclip.runs.settings import FOLLOWS_LR, PRESETS
 from distilclip.storage.files import read_json, read_json_lines, write_text
 from distilclip.storage.weights import save_tensors
@@ -73,7 +74,7 @@ def main() -> None:
         "evaluations": [line for line in history if line["kind"] == "evaluation"],
         "final": final,
     }
-    write_text(ROOT / "book/results" / f"{options.name}.json", json.dumps(results, indent=1) + "\n")
+    write_text(RESULTS / f"{options.name}.json", json.dumps(results, indent=1) + "\n")
     if options.figures_only:
         return
     DistilCLIP.from_pretrained(options.run).save_pretrained(FOLDER, text_weights=False)

@@ -1,1 +1,1 @@
-"""What only the notebooks use: classes that grow, figures, checks of exercises."""
+"""What only the book uses: classes that grow, figures, stored results, checks."""

@@ -4,12 +4,12 @@ import argparse
 import dataclasses
 import itertools
 import json
-import os
 import sys
 import typing
 from pathlib import Path
 
 from distilclip import __version__
+from distilclip.storage.terminal import prepare_streams, silence, tell
 
 EPILOGUE = (
     "Documentation: notebooks/ and https://github.com/sidmanale643/Distil-CLIP"
@@ -22,28 +22,39 @@ def main(arguments: list[str] | None = None) -> int:
     What a user can cause ends in one sentence and a status other than 0.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    prepare_streams()
     options = build_parser(arguments).parse_args(arguments)
     try:
         quieten_libraries()  # imports them, which takes seconds: Ctrl-C may come
-        options.run(options)
+        status = options.run(options) or 0
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader of our output, such as `head`, has left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except BrokenPipeError:  # the reader of our output, such as `head`, has enough
+        silence(sys.stdout)
+        return 0
     except (ValueError, OSError, FloatingPointError) as error:
-        print(f"distilclip: error: {describe(error)}", file=sys.stderr)
+        silence_if_broken(error)
+        tell(f"distilclip: error: {describe(error)}", sys.stderr)
         return 1
     except (RuntimeError, MemoryError) as error:
         from distilclip.runs.memory import explain_out_of_memory, is_out_of_memory
 
         if not is_out_of_memory(error):
             raise
-        print(f"distilclip: error: {explain_out_of_memory(error)}", file=sys.stderr)
+        tell(f"distilclip: error: {explain_out_of_memory(error)}", sys.stderr)
         return 1
     except KeyboardInterrupt as stopped:
-        print(f"\ndistilclip: {str(stopped) or 'Stopped.'}", file=sys.stderr)
+        tell(f"\ndistilclip: {str(stopped) or 'Stopped.'}", sys.stderr)
         return 130
-    return 0
+    return status
+
+
+def silence_if_broken(error: Exception) -> None:
+    """Give up standard output where writing to it is what failed."""
+    if isinstance(error, OSError) and error.filename is None:
+        try:
+            sys.stdout.flush()
+        except (OSError, ValueError):
+            silence(sys.stdout)
 
 
 def describe(error: Exception) -> str:
@@ -260,18 +271,30 @@ def add_search(commands: argparse._SubParsersAction, arguments: list[str]) -> No
     search.set_defaults(run=run_search)
 
 
-def run_train(options: argparse.Namespace) -> None:
-    """Train as the options say, and print the last recalls."""
+def run_train(options: argparse.Namespace) -> int:
+    """Train as the options say, and print the last recalls -> the status.
+
+    SIGTERM and SIGHUP save the run and end it as Ctrl-C does.
+    """
+    from distilclip.runs.checkpoint import stoppable
     from distilclip.runs.settings import TrainConfig
     from distilclip.runs.watch import format_metrics
     from distilclip.training import train
 
     fields = {field.name for field in dataclasses.fields(TrainConfig)}
     given = {name: value for name, value in vars(options).items() if name in fields}
-    result = train(TrainConfig(**given))
+    with stoppable() as came:
+        try:
+            result = train(TrainConfig(**given))
+        except KeyboardInterrupt as stopped:
+            if not came:
+                raise
+            tell(f"\ndistilclip: {str(stopped) or 'Stopped.'}", sys.stderr)
+            return 128 + came[0]
     for split, metrics in result.metrics.items():
-        print(f"{split}: {format_metrics(metrics)}")
-    print(f"The model is in {result.folder}.")
+        tell(f"{split}: {format_metrics(metrics)}")
+    tell(f"The model is in {result.folder}.")
+    return 0
 
 
 def load_run(name: str):
@@ -311,11 +334,11 @@ def run_evaluate(options: argparse.Namespace) -> None:
         "different_captions": len(set(texts)),
         "shared_captions": count_shared(captions),
     }
-    print(f"{options.data} {options.split}, {describe_counts(counts, strict)}:")
-    print(format_metrics(metrics))
     if options.json:
         about = {"data": options.data, "split": options.split, "strict": strict}
         write_text(options.json, json.dumps(about | counts | metrics, indent=2))
+    print(f"{options.data} {options.split}, {describe_counts(counts, strict)}:")
+    print(format_metrics(metrics))
 
 
 def describe_counts(counts: dict[str, int], strict: bool) -> str:
@@ -361,13 +384,13 @@ def run_search(options: argparse.Namespace) -> None:
         skip_broken=options.skip_broken,
     )
     index = kept.index
-    print(f"{options.folder}: {kept.done}.", file=sys.stderr)
+    tell(f"{printable(str(options.folder))}: {kept.done}.", sys.stderr)
     if kept.problem:
-        print(f"The index is not kept ({kept.problem}).", file=sys.stderr)
+        tell(f"The index is not kept ({printable(kept.problem)}).", sys.stderr)
     if index.skipped:
-        print(f"Skipped {len(index.skipped)} that cannot be read:", file=sys.stderr)
+        tell(f"Skipped {len(index.skipped)} that cannot be read:", sys.stderr)
         for path, reason in index.skipped:
-            print(f"  {printable(str(path))}: {reason}", file=sys.stderr)
+            tell(f"  {printable(f'{path}: {reason}')}", sys.stderr)
     hits = index.search(query, options.k, options.without)
     galleries = [file for file in (options.html, options.png) if file]
     for file in galleries:
@@ -375,7 +398,7 @@ def run_search(options: argparse.Namespace) -> None:
     for rank, hit in enumerate(hits, start=1):
         print(f"{rank:>3}  {hit.score:.3f}  {printable(str(hit.path))}")
     for file in galleries:
-        print(f"Gallery: {file}")
+        tell(f"Gallery: {printable(str(file))}")
 
 
 def check_search(options: argparse.Namespace) -> None:

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from distilclip.index.file import image_side_key
 from distilclip.model import DistilCLIP
 from distilclip.search import ImageIndex
+from distilclip.storage.files import remove_leftovers
 
 AUTOSAVE_SECONDS = 20
 STALE_SECONDS = 3600
@@ -56,14 +57,6 @@ def load_kept(model: DistilCLIP, folder: Path, file: Path) -> ImageIndex:
         index.folder = folder
         return index
     return ImageIndex(model, folder=folder)
-
-
-def remove_stale(file: Path) -> None:
-    """Remove what killed processes left half-written beside `file`."""
-    for part in file.parent.glob(f".{file.name}.*.part"):
-        with contextlib.suppress(OSError):
-            if time.time() - part.stat().st_mtime > STALE_SECONDS:
-                part.unlink()
 
 
 def folder_index(
@@ -112,6 +105,6 @@ def folder_index(
     finally:
         if file and index.names and (index.names, index.stamps) != before:
             save(file)
-            remove_stale(file)
+            remove_leftovers(file.parent, age=STALE_SECONDS)
     done = f"{len(index)} pictures: {embedded} embedded, {forgotten} forgotten"
     return FolderIndex(index, done, problem)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from distilclip.model import DistilCLIP
 from distilclip.runs.settings import DEFAULTS, OFF, TrainConfig
-from distilclip.storage.files import is_leftover, remove_leftovers, write_text
+from distilclip.storage.files import is_leftover, write_text
 from distilclip.storage.weights import save_tensors
 
 try:
@@ -34,8 +34,15 @@ except ImportError:  # Windows has none
 STATE_FILE = "training_state.safetensors"
 SAVE_SECONDS = 60  # save when the last time is longer ago,
 SAVE_SHARE = 0.02  # and when saving takes no more than this share of the time
+# The signals by which a terminal, a person or a system asks a process to stop
+STOPPING = [
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP")
+    if hasattr(signal, name)  # Windows has no SIGHUP
+]
 # Settings that change no result
 ELSEWHERE = ("resume", "out", "tensorboard", "cache", "pixel_memory")
+NAMES = ("preset",)  # of settings, which are compared one by one
 
 
 def new_sums() -> dict:
@@ -92,8 +99,8 @@ def hold_folder(folder: Path, resume: bool = False) -> Iterator[None]:
     """Keep a run's folder, new or not, for this process while the block runs.
 
     The lock is the system's own, on the folder itself: it ends with the process,
-    however that ends, and leaves nothing behind. A folder that is made here and
-    stays empty is removed again. Raises FileNotFoundError where there is no run to
+    however that ends, and leaves nothing behind. Folders that are made here and
+    stay empty are removed again. Raises FileNotFoundError where there is no run to
     resume, FileExistsError where another process trains in the folder, or where it
     is not empty and not to be resumed.
     """
@@ -106,7 +113,7 @@ def hold_folder(folder: Path, resume: bool = False) -> Iterator[None]:
         raise FileExistsError(
             f"{folder} is a file: choose another folder for the run."
         )
-    is_new = not folder.exists()
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -129,13 +136,12 @@ def hold_folder(folder: Path, resume: bool = False) -> Iterator[None]:
             raise PermissionError(
                 f"Cannot write to {folder}: choose another folder for the run."
             )
-        remove_leftovers(folder)
         yield
     finally:
         _unlock(folder, lock)
-        if is_new:
-            with contextlib.suppress(OSError):  # it holds a run now
-                folder.rmdir()
+        with contextlib.suppress(OSError):  # it holds a run now
+            for place in new:
+                place.rmdir()
 
 
 def _lock(folder: Path) -> int | None:
@@ -178,21 +184,56 @@ def _unlock(folder: Path, handle: int | None) -> None:
 def uninterrupted() -> Iterator[None]:
     """Let Ctrl-C wait for the end of the block, which raises KeyboardInterrupt.
 
-    Weights, optimiser and step counter change together in such a block, so that
-    what is saved after an interruption is one moment, not two halves of a step.
+    So do the other signals of `STOPPING` that something here answers. Weights,
+    optimiser and step counter change together in such a block, so that what is
+    saved after an interruption is one moment, not two halves of a step.
     """
-    in_main = threading.current_thread() is threading.main_thread()
-    if not in_main or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        yield  # only the main thread can be interrupted, unless told to ignore it
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread can be interrupted
         return
-    asked = []
-    before = signal.signal(signal.SIGINT, lambda *_: asked.append(True))
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    before[signal.SIGINT] = before[signal.SIGINT] or signal.default_int_handler
+    asked: list[int] = []
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN and (
+            callable(handler) or number == signal.SIGINT
+        ):
+            signal.signal(number, lambda number, _: asked.append(number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before or signal.default_int_handler)
+        for number, handler in before.items():
+            if handler is not None:
+                signal.signal(number, handler)
     if asked:
+        handler = before[asked[0]]
+        if callable(handler):
+            handler(asked[0], None)  # which may say more, and raises
         raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[list[int]]:
+    """Let SIGTERM and SIGHUP stop the block as Ctrl-C does -> those that came.
+
+    What was told to ignore one of them, as `nohup` does, goes on ignoring it.
+    """
+    came: list[int] = []
+
+    def stop(number: int, _) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in STOPPING:
+            if signal.getsignal(number) is signal.SIG_DFL:
+                before[number] = signal.signal(number, stop)
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def save_run(run: Run, folder: Path) -> None:
@@ -309,7 +350,8 @@ def read_state(folder: Path, config: TrainConfig) -> dict:
             f"{file} is damaged and cannot be resumed from: {error}."
         ) from None
     now, before = asdict(config), asdict(before)
-    changed = [k for k in now if k not in ELSEWHERE and before[k] != now[k]]
+    compared = now.keys() - {*ELSEWHERE, *NAMES}
+    changed = [k for k in now if k in compared and before[k] != now[k]]
     if changed:
         settings = ", ".join(f"{name} {before[name]!r}" for name in changed)
         raise ValueError(

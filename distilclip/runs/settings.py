@@ -249,6 +249,9 @@ class TrainConfig:
     crop_scale: float = setting(
         1.0, "the least share of a picture that a random crop keeps; 1: all", PART
     )
+    captions_per_picture: int = setting(
+        1, "captions drawn for each picture in a step, all of them right", COUNT
+    )
     flip: bool = setting(
         False,
         "mirror half of the pictures, but none whose caption says left or right",
@@ -387,6 +390,11 @@ class TrainConfig:
                 f"text_start {self.text_start} of {self.epochs} epochs leaves the "
                 "text encoder none to learn in: choose a smaller text_start, or "
                 "text_lr 0 to lock it."
+            )
+        if self.captions_per_picture > 1 and not self.mask_positives:
+            raise ValueError(
+                "captions_per_picture above 1 needs mask_positives: "
+                "a picture's other captions are right for it."
             )
         if self.text_pool not in ("", "cls", "mean"):
             raise ValueError(

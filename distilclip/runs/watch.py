@@ -22,7 +22,8 @@ from distilclip.model import DistilCLIP
 from distilclip.runs.checkpoint import Run, save_run, write_metrics
 from distilclip.scale import processes
 from distilclip.search import TIE, flatten_captions, retrieval_metrics
-from distilclip.storage.files import write_whole
+from distilclip.storage.files import remove_leftovers, write_whole
+from distilclip.storage.terminal import fitting, silence
 
 QUERIES = 5  # rows of a sheet of samples
 TOP = 5  # pictures in a row
@@ -154,6 +155,9 @@ class Logbook:
     def __init__(self, run: Run, steps: int, progress: bool):
         self.run, self.folder = run, Path(run.config.out).expanduser()
         self.writes = processes()[0] == 0
+        if self.writes:  # only now: nothing can be refused any more
+            remove_leftovers(self.folder)
+            remove_leftovers(self.folder / "samples")
         self.board = None
         if run.config.tensorboard and self.writes:
             self.board = open_tensorboard(self.folder, run.step)
@@ -197,9 +201,20 @@ class Logbook:
         self.save()
 
     def say(self, text: str) -> None:
-        """Print a line above the bar, where there is one."""
+        """Print a line above the bar, where there is one.
+
+        KeyboardInterrupt where whoever read our output, such as `head`, has left:
+        that is a way to say that it is enough.
+        """
         if not self.bar.disable:
-            self.bar.write(text)
+            try:
+                self.bar.write(fitting(text, sys.stdout))
+                sys.stdout.flush()
+            except BrokenPipeError:
+                silence(sys.stdout)
+                raise KeyboardInterrupt from None
+            except (OSError, ValueError):
+                silence(sys.stdout)
 
 
 def show_step(bar: tqdm, run: Run) -> None:

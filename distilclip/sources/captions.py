@@ -9,6 +9,15 @@ from typing import Any
 
 QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 NO_TEXT = re.compile(r"(?:None|null|nan|NaN)\b")
+# What programs write into a cell that has nothing in it
+NO_VALUE = {"None", "null", "NULL", "nan", "NaN", "<NA>", "N/A", "n/a", "#N/A"}
+TEXT_KEYS = ("raw", "caption", "text")  # of a caption with its number and the like
+
+
+class NoCaptionError(ValueError):
+    """There is a picture, and where its captions should be there is nothing."""
+
+
 BETWEEN = re.compile(r"\s*,\s*|\s+")
 ARRAY = re.compile(r"array\((\[.*\])(?:,\s*dtype=[^()]*)?\)", re.DOTALL)
 
@@ -16,11 +25,15 @@ ARRAY = re.compile(r"array\((\[.*\])(?:,\s*dtype=[^()]*)?\)", re.DOTALL)
 def clean_captions(captions: Iterable[Any], where: str) -> list[str]:
     """Captions, each once, without control characters and needless space.
 
-    Blank ones beside good ones are left out. Raises ValueError where there is no
-    good one, or where one is no text, or no valid Unicode.
+    Blank ones beside good ones are left out, and of an object with the caption's
+    number and the like only the text is taken. Raises ValueError where there is no
+    good one (NoCaptionError), or where one is no text, or no valid Unicode.
     """
     cleaned: dict[str, None] = {}
     for caption in captions:
+        if isinstance(caption, dict):
+            texts = (caption[key] for key in TEXT_KEYS if key in caption)
+            caption = next(texts, caption)
         if caption is None or caption != caption:  # not a number: a blank of pandas
             continue
         if not isinstance(caption, str):
@@ -39,10 +52,10 @@ def clean_captions(captions: Iterable[Any], where: str) -> list[str]:
                 )
             if not is_visible(text):
                 continue
-        if text:
+        if text and text not in NO_VALUE:
             cleaned[text] = None
     if not cleaned:
-        raise ValueError(
+        raise NoCaptionError(
             f"Empty caption: {where}. Write one, or take the picture out."
         )
     return list(cleaned)
@@ -74,6 +87,17 @@ def captions_of_cells(cells: Iterable[Any], where: str) -> list[str]:
     return clean_captions(captions, where)
 
 
+def captions_or_blank(cells: Iterable[Any], where: str) -> tuple[list[str], str]:
+    """`captions_of_cells`, and "": or no captions, and the sentence that says so.
+
+    For sources in which another row may have the picture's captions.
+    """
+    try:
+        return captions_of_cells(cells, where), ""
+    except NoCaptionError as error:
+        return [], str(error)
+
+
 def looks_like_list(text: str) -> bool:
     """Whether a cell is a list that was written as text, in whichever notation."""
     if text[:1] not in (
@@ -97,7 +121,7 @@ def looks_like_list(text: str) -> bool:
     return False
 
 
-def read_list(text: str, where: str) -> list[str | None]:
+def read_list(text: str, where: str) -> list[Any]:
     """The texts in a list that was written as text.
 
     As JSON writes it, Python, or NumPy (without commas). Raises ValueError for any
@@ -109,7 +133,7 @@ def read_list(text: str, where: str) -> list[str | None]:
     except (ValueError, RecursionError):
         items = None
     if isinstance(items, list) and all(
-        x is None or isinstance(x, str) for x in items
+        x is None or isinstance(x, str | dict) for x in items
     ):
         return items
     array = ARRAY.fullmatch(text)

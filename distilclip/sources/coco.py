@@ -6,8 +6,10 @@ lie in a folder of the same name, `train2017/`. A file of Karpathy & Fei-Fei (20
 """
 
 import json
+import os
 import re
 from collections.abc import Iterator
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 from distilclip.sources.captions import clean_captions
@@ -20,12 +22,18 @@ from distilclip.sources.listed import (
     inner,
     refuse_columns,
     report_left_out,
+    report_unlisted,
     split_word_in,
 )
 from distilclip.sources.skipping import refuse_or_skip
+from distilclip.sources.splits import SPLIT_WORDS, split_name, split_of_folder
 from distilclip.storage.files import read_utf8
 
+# Its files, by their names; and what others call files of the same kind
 COCO = re.compile(r"captions_([a-z]*?)_?(\d*)\.json", re.IGNORECASE)
+LIKE_COCO = re.compile(
+    r".*(caption|annotation|coco|train|val|test|dev).*\.json", re.I
+)
 KARPATHY = re.compile(r"dataset(_flickr8k|_flickr30k|_coco)?\.json", re.IGNORECASE)
 FOLDERS = (
     *(".", "annotations", "karpathy"),
@@ -40,8 +48,28 @@ def recognises_coco(path: Path) -> bool:
 
 def find_coco(path: Path) -> list[Path]:
     """COCO's files of captions at `path`, which may be one itself."""
-    found = [file for file in json_files(path) if COCO.fullmatch(file.name)]
-    return [file for file in found if mentions(file, '"images"', '"annotations"')]
+    return [file for file in json_files(path) if is_coco(file, file == path)]
+
+
+def is_coco(file: Path, is_named: bool) -> bool:
+    """Whether a file is of COCO's kind; any name will do where the user gave it."""
+    is_its_own = COCO.fullmatch(file.name) is not None
+    if not (is_its_own or is_named or LIKE_COCO.fullmatch(file.name)):
+        return False
+    if not mentions(file, '"images"', '"annotations"'):
+        return False
+    return is_its_own or (
+        has_word(file, b'"image_id"') and has_word(file, b'"caption"')
+    )
+
+
+def has_word(file: Path, word: bytes) -> bool:
+    """Whether some bytes are anywhere in a file."""
+    with (
+        open(file, "rb") as opened,
+        mmap(opened.fileno(), 0, access=ACCESS_READ) as m,
+    ):
+        return m.find(word) >= 0
 
 
 def recognises_karpathy(path: Path) -> bool:
@@ -51,7 +79,11 @@ def recognises_karpathy(path: Path) -> bool:
 
 def find_karpathy(path: Path) -> list[Path]:
     """Karpathy's files of captions at `path`, which may be one itself."""
-    found = [file for file in json_files(path) if KARPATHY.fullmatch(file.name)]
+    found = [
+        file
+        for file in json_files(path)
+        if KARPATHY.fullmatch(file.name) or file == path
+    ]
     return [file for file in found if mentions(file, '"sentences"', '"sentids"')]
 
 
@@ -62,6 +94,9 @@ def json_files(path: Path) -> list[Path]:
     if not path.is_dir():
         return []
     places = folders_called(path, FOLDERS)
+    places += [
+        p for p in children_of(path) if p.is_dir() and split_of_folder(p.name)
+    ]
     files = [file for place in places for file in children_of(place)]
     return [f for f in files if f.suffix.lower() == ".json" and f.is_file()]
 
@@ -133,7 +168,7 @@ def read_coco(path: Path, asked: Asked) -> Iterator[Entry]:
     path = inner(path)
     check_one_kind(path)
     files, source = find_coco(path), source_of(path)
-    splits = {file: split_of(file) for file in files}
+    splits = {file: split_of(file, source) for file in files}
     nameless = [file for file in files if not splits[file]]
     if nameless and len(files) > 1:
         raise ValueError(
@@ -141,18 +176,39 @@ def read_coco(path: Path, asked: Asked) -> Iterator[Entry]:
             f"beside {len(files) - 1} more: name one file as the source, or take "
             "this one out."
         )
+    several = []
     for file in files:
-        yield from read_coco_file(file, source, splits[file], asked)
+        several.append(pictures_of(file, source, splits[file]))
+        yield from read_coco_file(file, several[-1], splits[file], asked)
+    report_unlisted(several, ", ".join(map(str, files)))
 
 
-def split_of(file: Path) -> str:
-    """The word for a split in the name of COCO's file, "" where it has none."""
+def split_of(file: Path, source: Path) -> str:
+    """The word for a split in a file's name, or else in its folder's; or ""."""
     match = COCO.fullmatch(file.name)
-    return split_word_in(match[1]) if match else ""
+    word = split_word_in(match[1] if match else file.stem)
+    inside = file.parent if file.parent != source else Path()
+    return word or (inside.name if split_of_folder(inside.name) else "")
+
+
+def pictures_of(file: Path, source: Path, split: str) -> ListedPictures:
+    """Where the pictures of a file may lie, at once in a folder of its name."""
+    stem, place = stem_of(file), os.path.relpath(file.parent, source)
+    called = [stem, f"{stem}/{stem}", f"images/{stem}", *IMAGE_FOLDERS]
+    if split_of_folder(file.parent.name):
+        place = place.replace(os.sep, "/")
+        called = [place, f"{place}/images", *called]
+    alike = [word for word, of in SPLIT_WORDS.items() if of == split_name(split)]
+    return ListedPictures(source, folders_called(source, called), alike)
+
+
+def stem_of(file: Path) -> str:
+    """What COCO calls the folder of a file's pictures: `val2017`."""
+    return file.stem[len("captions_") :] if COCO.fullmatch(file.name) else file.stem
 
 
 def read_coco_file(
-    file: Path, source: Path, split: str, asked: Asked
+    file: Path, pictures: ListedPictures, split: str, asked: Asked
 ) -> Iterator[Entry]:
     """An entry a picture of one file."""
     images, annotations = read_lists(file, "images", "annotations")
@@ -198,9 +254,6 @@ def read_coco_file(
     ]
     report_left_out(without, f"without a caption in {file}")
 
-    stem = file.stem[len("captions_") :]
-    called = (stem, f"{stem}/{stem}", f"images/{stem}", *IMAGE_FOLDERS)
-    pictures = ListedPictures(source, folders_called(source, called))
     yield from entries_of(
         [
             ([names[image_id]], captions, f"image {image_id} of {file}", split)
@@ -208,7 +261,7 @@ def read_coco_file(
         ],
         pictures,
         file,
-        stem,
+        stem_of(file),
         asked,
     )
 
@@ -247,6 +300,7 @@ def read_karpathy(path: Path, asked: Asked) -> Iterator[Entry]:
     pictures = ListedPictures(source, folders_called(source, called))
     expected = " or ".join(folder for folder in folders if folder != ".")
     yield from entries_of(listed, pictures, file, expected or "Images", asked)
+    report_unlisted([pictures], str(file))
 
 
 def raw_of(sentence: object) -> object:
@@ -300,7 +354,6 @@ def entries_of(
             f"{expected} with the pictures beside it, or take the file out."
         )
         refuse_or_skip(error, asked.skipped)
-    pictures.report_unlisted(file)
 
 
 def find_one_of(
@@ -313,9 +366,3 @@ def find_one_of(
         except FileNotFoundError:
             continue
     return pictures.find(names[-1], where)
-
-
-READERS = (
-    ("COCO's captions", recognises_coco, read_coco),
-    ("Karpathy's splits", recognises_karpathy, read_karpathy),
-)

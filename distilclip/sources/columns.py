@@ -5,25 +5,38 @@ have an equal claim, the user is asked.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from distilclip.sources.entries import Asked
+from distilclip.sources.skipping import LOG
+from distilclip.sources.splits import SPLIT_WORDS, looks_like_split
 
 # In each list a name of an earlier line comes before one of a later line; names of
-# one line have an equal claim.
+# one line have an equal claim. A blank, a hyphen or a capital in the middle counts
+# as an underscore: "File Name", "file-name" and "fileName" are file_name.
 IMAGE_COLUMNS = (
     ("file_name",),
     (
         *("image", "filename", "filepath", "file", "path", "image_path"),
         *("image_name", "img", "picture"),
     ),
+    (
+        *("images", "image_file", "image_filename", "image_file_name", "file_path"),
+        *("img_path", "img_name", "img_file", "imagename", "photo", "jpg", "png"),
+    ),
+    ("image_id",),
 )
 CAPTION_COLUMNS = (
     ("captions", "caption", "text", "sentences", "sentence"),
     ("title", "description", "comment"),
+    (
+        *("texts", "caption_text", "image_caption", "raw_caption", "alt_text"),
+        *("prompt", "raw", "txt"),
+    ),
 )
-NUMBERED = re.compile(r"caption_?(\d+)", re.IGNORECASE)
+NUMBERED = re.compile(r"(caption|text|sentence|description)_?(\d+)")
 
 
 class Columns(NamedTuple):
@@ -51,22 +64,33 @@ def choose_columns(names: Iterable[str], asked: Asked, where: str) -> Columns:
         best = best_named(free, IMAGE_COLUMNS)
         image = the_only(best, "the picture", "image", where)
     if not split:
-        best = [name for name in free if name.strip().lower() == "split"]
+        best = [name for name in free if plain(name) == "split"]
         split = the_only(best, "the split", "split", where)
     return Columns(image, tuple(captions), split)
 
 
+def plain(name: str) -> str:
+    """A column's name as it is compared: "fileName", "File Name" are file_name."""
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.strip())
+    return re.sub(r"[\s_-]+", "_", name).lower()
+
+
 def caption_columns(names: Sequence[str], where: str) -> list[str]:
     """caption_0, caption_1, ... in the order of their numbers, or one name."""
-    matches = [(name, NUMBERED.fullmatch(name.strip())) for name in names]
-    by_number = sorted((int(match[1]), name) for name, match in matches if match)
     known = best_named(names, CAPTION_COLUMNS)
-    if by_number:
-        numbered = [name for _, name in by_number]
-        strong = [n for n in known if n.strip().lower() in CAPTION_COLUMNS[0]]
-        if strong or len({number for number, _ in by_number}) < len(numbered):
-            the_only([*strong, *numbered], "captions", "caption", where)
-        return numbered
+    strong = [name for name in known if plain(name) in CAPTION_COLUMNS[0]]
+    families: dict[str, list[tuple[int, str]]] = {}
+    for name in names:
+        if match := NUMBERED.fullmatch(plain(name)):
+            families.setdefault(match[1], []).append((int(match[2]), name))
+    if families:
+        numbered = next(iter(families.values()))
+        columns = [name for _, name in sorted(numbered)]
+        is_twice = len({number for number, _ in numbered}) < len(numbered)
+        if strong or is_twice or len(families) > 1:
+            rest = [name for some in families.values() for _, name in some]
+            the_only([*strong, *rest], "captions", "caption", where)
+        return columns
     only = the_only(known, "captions", "caption", where)
     return [only] if only else []
 
@@ -74,10 +98,64 @@ def caption_columns(names: Sequence[str], where: str) -> list[str]:
 def best_named(names: Sequence[str], ranks: Sequence[Sequence[str]]) -> list[str]:
     """The names that are in the first of `ranks` that has any of them."""
     for rank in ranks:
-        best = [name for name in names if name.strip().lower() in rank]
+        best = [name for name in names if plain(name) in rank]
         if best:
             return best
     return []
+
+
+def split_by_cells(
+    names: Sequence[str],
+    taken: Iterable[str],
+    rows: Callable[[], Iterable[Sequence[object]]],
+    where: str | Path,
+) -> str:
+    """The column whose cells are words for several splits, whatever its name; "".
+
+    `rows` gives the cells of each row, a cell for each of `names`, from the start.
+    Only columns that are not `taken` count. Says which one it is.
+    """
+    taken = set(taken)
+    first = next(iter(rows()), ())
+    places = [
+        place
+        for place, (name, cell) in enumerate(zip(names, first, strict=False))
+        if name not in taken and known_split(cell)
+    ]
+    if not places:
+        report_unheeded([name for name in names if name not in taken], where)
+        return ""
+    found: dict[int, set[str]] = {place: set() for place in places}
+    for cells in rows():
+        for place in places:
+            found[place].add(known_split(cells[place]))
+    several = {names[n] for n, words in found.items() if len(words - {""}) > 1}
+    clear = {names[place] for place, words in found.items() if "" not in words}
+    split = the_only(sorted(several & clear), "the split", "split", str(where))
+    if split:
+        LOG.info("%s: the column %r says the split of each row.", where, split)
+        return split
+    report_unheeded([n for n in names if n not in taken], where, several)
+    return ""
+
+
+def report_unheeded(
+    names: Iterable[str], where: str | Path, certain: Container[str] = ()
+) -> None:
+    """Warn of columns that may say the split, and are not heeded."""
+    for name in names:
+        if name in certain or looks_like_split(plain(name)):
+            LOG.warning(
+                "%s: the column %r is not heeded. If its cells are the names of "
+                "splits, give it as --split-column, in Python split_column.",
+                *(where, name),
+            )
+
+
+def known_split(cell: object) -> str:
+    """The split that a cell means, "" where it is no word for one."""
+    word = cell.strip().lower() if isinstance(cell, str) else ""
+    return SPLIT_WORDS.get(word, "")
 
 
 def the_only(names: Sequence[str], what: str, option: str, where: str) -> str:
@@ -93,12 +171,12 @@ def the_only(names: Sequence[str], what: str, option: str, where: str) -> str:
 def find_column(name: str, names: Sequence[str], where: str) -> str:
     """The column that a user named: as written, or else whatever its case."""
     found = [each for each in names if each == name]
-    found = found or [n for n in names if n.strip().lower() == name.strip().lower()]
+    found = found or [n for n in names if plain(n) == plain(name)]
     if len(found) != 1:
-        kind = "no column" if not found else "several columns"
+        kind = "is no column" if not found else "are several columns"
         hint = " Or say what stands between columns, with --delimiter."
         raise ValueError(
-            f"There is {kind} {name!r} in {where}; found {listed(names)}."
+            f"There {kind} {name!r} in {where}; found {listed(names)}."
             f"{hint if len(names) == 1 else ''}"
         )
     return found[0]

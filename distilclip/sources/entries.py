@@ -41,13 +41,16 @@ class Asked:
 class Entry(NamedTuple):
     """A picture as a source names it once: a file's path or bytes, and captions.
 
-    `split` is the source's own word for the split, "" where it names none.
+    `split` is the source's own word for the split, "" where it names none. An entry
+    without captions says why in `blank`: it counts where no other entry has the
+    picture.
     """
 
     image: str | bytes
     captions: list[str]
     image_id: str
     split: str = ""
+    blank: str = ""
 
 
 def rows_of(entries: Sequence[Entry]) -> datasets.Dataset:

@@ -16,6 +16,7 @@ from distilclip.sources.columns import (
     IMAGE_COLUMNS,
     best_named,
     choose_columns,
+    split_by_cells,
 )
 from distilclip.sources.entries import Asked, Entry
 from distilclip.sources.listed import (
@@ -26,13 +27,13 @@ from distilclip.sources.listed import (
     is_picture_name,
     refuse_columns,
     report_left_out,
-    unclear_split,
+    report_unlisted,
 )
 from distilclip.sources.skipping import refuse_or_skip
-from distilclip.sources.splits import split_of_folder
+from distilclip.sources.splits import split_of_folder, unclear_split
 from distilclip.storage.files import read_utf8
 
-TABLES = ("captions.txt", "captions.csv", "results.csv")
+TABLES = ("captions.txt", "captions.csv", "captions.tsv", "results.csv")
 TABLE_FOLDERS = (".", "flickr30k_images")
 TOKENS = ("Flickr8k.token.txt", "results_20130124.token", "Flickr30k.token.txt")
 TOKEN_FOLDERS = (
@@ -114,7 +115,7 @@ def read_tokens(path: Path, asked: Asked) -> Iterator[Entry]:
         asked,
     )
     if not splits:
-        pictures.report_unlisted(file)
+        report_unlisted([pictures], str(file))
 
 
 def read_split_lists(
@@ -248,11 +249,18 @@ def read_one_table(file: Path, folder: Path, asked: Asked) -> Iterator[Entry]:
         )
     image_at = columns.index(chosen.image)
     captions_at = [columns.index(name) for name in chosen.captions]
-    split_at = columns.index(chosen.split) if chosen.split else None
+    rows = list(records_of(file, columns, delimiter, image_at, asked))
+    split = chosen.split or split_by_cells(
+        columns,
+        [chosen.image, *chosen.captions],
+        lambda: (cells for _, cells in rows),
+        file,
+    )
+    split_at = columns.index(split) if split else None
 
     lines_of_pictures: dict[str, list[tuple[int, str]]] = {}
     splits: dict[str, str] = {}
-    for number, cells in records_of(file, columns, delimiter, image_at, asked):
+    for number, cells in rows:
         name = cells[image_at].strip()
         captions = [(number, cells[place]) for place in captions_at]
         split = "" if split_at is None else cells[split_at].strip()
@@ -266,7 +274,7 @@ def read_one_table(file: Path, folder: Path, asked: Asked) -> Iterator[Entry]:
         lines_of_pictures.setdefault(name, []).extend(captions)
     pictures = ListedPictures(folder, folders_called(folder, IMAGE_FOLDERS))
     yield from entries_of(lines_of_pictures, splits, file, pictures, asked)
-    pictures.report_unlisted(file)
+    report_unlisted([pictures], str(file))
 
 
 def records_of(
@@ -411,13 +419,3 @@ def entries_of(
             refuse_or_skip(error, asked.skipped)
             continue
         yield Entry(path, captions, name, splits.get(name, ""))
-
-
-READERS = (
-    (
-        "the original lists of Flickr8k and Flickr30k",
-        recognises_tokens,
-        read_tokens,
-    ),
-    ("Kaggle's Flickr8k and Flickr30k", recognises_table, read_table),
-)

@@ -1,28 +1,38 @@
 """Pictures of one's own in a folder, with their captions in files beside them."""
 
-import logging
+import functools
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pyarrow.parquet
 
-from distilclip.sources.captions import clean_captions
+from distilclip.sources.captions import captions_or_blank, looks_like_list
+from distilclip.sources.columns import listed
 from distilclip.sources.entries import Asked, Entry
+from distilclip.sources.listed import children_of
 from distilclip.sources.places import Place, check_name
-from distilclip.sources.skipping import refuse_or_skip, report_skipped
+from distilclip.sources.skipping import LOG, refuse_or_skip, report_skipped
 from distilclip.sources.splits import (
     SPLITS,
     looks_like_split,
     split_of_folder,
+    unclear_split,
 )
-from distilclip.sources.tables import TEXT_TABLES, read_records, read_table
+from distilclip.sources.tables import (
+    TEXT_TABLES,
+    names_pictures,
+    read_records,
+    read_table,
+)
 from distilclip.storage.files import read_utf8
 from distilclip.storage.pictures import describe_others, find_pictures
 
-LOG = logging.getLogger("distilclip.sources")
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+METADATA_NAME = re.compile(r"metadata\.(csv|tsv|jsonl|parquet)", re.IGNORECASE)
+TEXT_ENDS = (".txt", ".caption")
 
 
 def recognises(path: Path) -> bool:
@@ -33,16 +43,16 @@ def recognises(path: Path) -> bool:
 def read(folder: Path, asked: Asked) -> Iterator[Entry]:
     """One's own pictures, in folders named after the splits or in one heap.
 
-    Captions come from a `metadata.csv`, `.jsonl` or `.parquet` in the folder, or in
-    that of a split, else from a `.txt` beside each picture.
+    Captions come from a `metadata.csv`, `.jsonl` or `.parquet` in the folder or in
+    any below it, else from a `.txt` beside each picture.
     """
     pictures, closed, others = find_pictures(folder)
-    plan = Plan(folder, list(pictures))
-    tables = {}
-    for place in plan.places():
-        table = find_metadata(place)
-        if table:
-            tables[place] = table
+    plan, texts = Plan(folder, list(pictures)), Texts(folder)
+    tables = {
+        place: table
+        for place, table in find_metadata_below(folder).items()
+        if plan.is_main(place) or names_pictures(table, asked)
+    }
     for error in () if folder in tables else closed:
         refuse_or_skip(error, asked.skipped)
     if asked.names_columns() and not tables:
@@ -51,11 +61,9 @@ def read(folder: Path, asked: Asked) -> Iterator[Entry]:
             "choose: name the table itself as the source, or leave the options out."
         )
     parts: Counter[str] = Counter()
+    named: set[str] = set()
     for place, table in tables.items():
-        prefix = (
-            "" if place == folder else f"{place.relative_to(folder).as_posix()}/"
-        )
-        named = set()
+        prefix = prefix_of(place, folder)
         for entry in read_metadata(table, Place(place), asked):
             name = prefix + entry.image_id
             named.add(name)
@@ -63,30 +71,54 @@ def read(folder: Path, asked: Asked) -> Iterator[Entry]:
             yield entry._replace(
                 image_id=name, split=entry.split or plan.split_of(name)
             )
-        left = sum(
-            name.startswith(prefix) and name not in named for name in pictures
-        )
-        if left:
-            LOG.warning("%s names no caption for %d of the pictures.", table, left)
-    governed = tuple(
-        "" if place == folder else f"{place.relative_to(folder).as_posix()}/"
-        for place in tables
-    )
+    left: dict[Path, list[str]] = {}
     for name in pictures:
-        if not (governed and name.startswith(governed)):
-            for entry in read_text_file(folder, name, plan, asked):
+        table = governing(name, folder, tables)
+        if table is None:
+            for entry in read_text_file(folder, name, plan, texts, asked):
                 parts[plan.top_of(name)] += 1
                 yield entry
-    report_unread(folder, others, pictures, tables.values())
-    listed = plan.splits and tables.keys() & {folder, plan.base}
-    for part in () if listed else plan.splits or ("",):
+        elif name not in named:
+            left.setdefault(table, []).append(name)
+    for table, names in left.items():
+        text = "%s names no caption for %d of the pictures: %s."
+        LOG.warning(text, table, len(names), listed(names, 3))
+    others = without(others, [*tables.values(), *texts.used])
+    if others:
+        LOG.warning("%s: %s.", folder, describe_others(others))
+    has_table = plan.splits and tables.keys() & {folder, plan.base}
+    for part in () if has_table else plan.splits or ("",):
         if not parts[part]:
             report_skipped(asked.skipped, folder)
             raise ValueError(
                 f"No captioned pictures in {plan.base / part}: expected pictures "
                 f"with a .txt beside each, or a {' or '.join(METADATA[:2])}"
-                f"{other_tables(folder)}. {describe_others(others)}."
+                f"{other_tables(folder)}."
             )
+
+
+def governing(name: str, folder: Path, tables: Mapping[Path, Path]) -> Path | None:
+    """The nearest table above a picture, None where there is none."""
+    parents = (folder / name).parents if tables else ()
+    for place in parents:
+        if place in tables:
+            return tables[place]
+        if place == folder:
+            break
+    return None
+
+
+def without(others: Mapping[str, int], read: Iterable[Path]) -> dict[str, int]:
+    """How many files of which kinds are left when those `read` are taken out."""
+    counts = Counter(path.suffix.lower() for path in read)
+    counts[".md"] += others.get(".md", 0)  # what people write about their pictures
+    left = {kind: count - counts[kind] for kind, count in others.items()}
+    return {kind: count for kind, count in left.items() if count > 0}
+
+
+def prefix_of(place: Path, folder: Path) -> str:
+    """What the names of pictures in `place` begin with, seen from `folder`."""
+    return "" if place == folder else f"{place.relative_to(folder).as_posix()}/"
 
 
 class Plan:
@@ -108,6 +140,7 @@ class Plan:
         holding = set(map(self.part_of, pictures))
         splits = self.splits_of(self.base)
         self.splits = splits if holding.intersection(splits) else {}
+        self.is_deep = not self.splits and any(map(self.words_below, pictures))
 
     @staticmethod
     def splits_of(base: Path) -> dict[str, str]:
@@ -125,8 +158,23 @@ class Plan:
         """The split's folder that holds the picture `name`, "" without splits."""
         return self.part_of(name) if self.splits else ""
 
+    def is_main(self, place: Path) -> bool:
+        """Whether a folder is the source itself, or that of a split."""
+        is_split = place.parent == self.base and place.name in self.splits
+        return is_split or place in (self.folder, self.base)
+
+    def words_below(self, name: str) -> set[str]:
+        """The splits that the folders below the first one of a picture mean."""
+        parts = name.split("/")[self.depth + 1 : -1]
+        return {split for part in parts if (split := split_of_folder(part))}
+
     def split_of(self, name: str) -> str:
         """The split of a picture; ValueError where it lies beside the splits."""
+        if self.is_deep:  # cats/train, cats/test, dogs/train, dogs/test
+            words = self.words_below(name)
+            if len(words) != 1:
+                raise ValueError(unclear_split((self.folder / name).parent))
+            return words.pop()
         part = self.part_of(name)
         if part in self.splits:
             return self.splits[part]
@@ -139,34 +187,69 @@ class Plan:
             f"{self.base}, which are splits: move it into one of them."
         )
 
-    def places(self) -> list[Path]:
-        """The folders that may hold metadata."""
-        parts = [self.base / name for name in self.splits]
-        return list(dict.fromkeys([self.folder, self.base, *parts]))
+
+class Texts:
+    """The files of captions beside pictures, whatever the case of their endings."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.places: dict[str, dict[str, str]] = {}
+        self.used: set[Path] = set()
+
+    def find(self, name: str) -> Path | None:
+        """The text of a picture: 1.txt, 1.caption or 1.jpg.txt for 1.jpg."""
+        place, _, file = name.rpartition("/")
+        if place not in self.places:
+            names = os.listdir(self.folder / place)
+            ends = (n for n in names if n.lower().endswith(TEXT_ENDS))
+            self.places[place] = {lower_ending(n): n for n in sorted(ends)}
+        stem = os.path.splitext(file)[0]
+        wanted = [f"{start}{end}" for start in (stem, file) for end in TEXT_ENDS]
+        for each in wanted:
+            found = self.places[place].get(each)
+            path = self.folder / place / (found or "")
+            if found and path.is_file():
+                self.used.add(path)
+                return path
+        return None
 
 
-def unclear_split(folder: Path) -> str:
-    """The sentence for a folder that could be a split, and is not named as one."""
-    return (
-        f"{folder} holds pictures, and looks like a split or lies beside some, but "
-        "its name does not say which: call it train, validation or test, or move "
-        "it."
-    )
+def lower_ending(name: str) -> str:
+    """A file's name with its ending in lower case."""
+    stem, end = os.path.splitext(name)
+    return stem + end.lower()
 
 
 def find_metadata(folder: Path) -> Path | None:
     """The metadata in a folder; ValueError where there are two."""
-    found = [folder / name for name in METADATA if (folder / name).is_file()]
+    found = [
+        path
+        for path in children_of(folder)
+        if METADATA_NAME.fullmatch(path.name) and path.is_file()
+    ]
     if len(found) > 1:
-        names = " and ".join(file.name for file in found)
-        raise ValueError(f"{folder} has {names}: keep one of them.")
+        shown = " and ".join(file.name for file in found)
+        raise ValueError(f"{folder} has {shown}: keep one of them.")
     return found[0] if found else None
+
+
+def find_metadata_below(folder: Path) -> dict[Path, Path]:
+    """The metadata in a folder and in those below it, hidden ones left out."""
+    found = {}
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name[0] != ".")
+        if any(map(METADATA_NAME.fullmatch, names)):
+            table = find_metadata(Path(place))
+            if table:
+                found[Path(place)] = table
+    return found
 
 
 def read_metadata(file: Path, place: Place, asked: Asked) -> Iterator[Entry]:
     """The entries of a table that lies among its pictures."""
-    if file.suffix == ".parquet":
-        yield from read_records(parquet_records(file), place, asked, file)
+    if file.suffix.lower() == ".parquet":
+        records = functools.partial(parquet_records, file)
+        yield from read_records(records, place, asked, file)
     else:
         yield from read_table(file, place, asked)
 
@@ -185,26 +268,27 @@ def parquet_records(file: Path) -> Iterator[tuple[str, dict]]:
 
 
 def read_text_file(
-    folder: Path, name: str, plan: Plan, asked: Asked
+    folder: Path, name: str, plan: Plan, texts: Texts, asked: Asked
 ) -> Iterator[Entry]:
     """The entry of a picture with a `.txt` beside it, a caption a line."""
-    path = folder / name
-    text = path.with_suffix(".txt")
-    split = plan.split_of(name) if plan.part_of(name) or text.is_file() else ""
+    path, text = folder / name, texts.find(name)
+    split = plan.split_of(name) if plan.part_of(name) or text else ""
     if plan.splits and not split:  # a loose picture without captions
         return
     try:
         check_name(path.name, f"in {path.parent}")
-        if not text.is_file():
+        if text is None:
             raise ValueError(
-                f"{path} has no captions: expected {text.name} beside it, or a "
+                f"{path} has no captions: expected {path.stem}.txt beside it, or a "
                 f"{' or '.join(METADATA[:2])} in {folder}{other_tables(folder)}."
             )
-        captions = clean_captions(read_utf8(text).splitlines(), str(text))
+        content = read_utf8(text)
+        cells = [content] if looks_like_list(content) else content.splitlines()
+        captions, blank = captions_or_blank(cells, str(text))
     except ValueError as error:
         refuse_or_skip(error, asked.skipped)
     else:
-        yield Entry(str(path), captions, name, split)
+        yield Entry(str(path), captions, name, split, blank)
 
 
 def other_tables(folder: Path) -> str:
@@ -214,25 +298,8 @@ def other_tables(folder: Path) -> str:
         path.name
         for path in folder.iterdir()
         if path.suffix.lower() in suffixes
-        and path.name not in METADATA
+        and not METADATA_NAME.fullmatch(path.name)
         and path.name[:1] != "."
         and path.is_file()
     )
     return f"; or name {found[0]} itself as the source" if found else ""
-
-
-def report_unread(
-    folder: Path,
-    others: Mapping[str, int],
-    pictures: Iterable[str],
-    tables: Iterable[Path],
-) -> None:
-    """Say in one line how many files of which kinds were not read."""
-    read = Counter(table.suffix.lower() for table in tables)
-    texts = {os.path.splitext(name)[0] for name in pictures}
-    read[".txt"] += sum((folder / f"{stem}.txt").is_file() for stem in texts)
-    read[".md"] += others.get(".md", 0)  # what people write about their pictures
-    left = {kind: count - read[kind] for kind, count in others.items()}
-    left = {kind: count for kind, count in left.items() if count > 0}
-    if left:
-        LOG.warning("%s: %s.", folder, describe_others(left))

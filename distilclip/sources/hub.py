@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from datasets.exceptions import DatasetsError
 from datasets.table import InMemoryTable
 
-from distilclip.sources.captions import captions_of_cells
+from distilclip.sources.captions import captions_or_blank
 from distilclip.sources.columns import (
     CAPTION_COLUMNS,
     IMAGE_COLUMNS,
@@ -24,7 +24,9 @@ from distilclip.sources.columns import (
     best_named,
     choose_columns,
     find_column,
+    known_split,
     listed,
+    split_by_cells,
     the_only,
 )
 from distilclip.sources.entries import FEATURES, Asked, Entry
@@ -36,6 +38,7 @@ from distilclip.sources.joining import (
     join_rows,
     pairs_of,
     part_digest,
+    refuse_blanks,
 )
 from distilclip.sources.places import Place
 from distilclip.sources.skipping import refuse_or_skip, report_skipped
@@ -139,10 +142,20 @@ def load_memory(
 def rows_of_frame(frame: Any, asked: Asked) -> datasets.Dataset:
     """The rows of a pandas DataFrame, its pictures as undecoded bytes or paths."""
     names = [column for column in frame.columns if isinstance(column, str)]
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(
+            f"The DataFrame has several columns called {listed(twice)}."
+        )
+    if not names:
+        raise ValueError(
+            f"The columns of the DataFrame have no names: {listed(frame.columns)}."
+        )
     if asked.image_column:
         image = find_column(asked.image_column, names, "the DataFrame")
     else:
-        best = best_named(names, IMAGE_COLUMNS)
+        fitting = [name for name in names if holds_values(frame[name])] or names
+        best = best_named(fitting, IMAGE_COLUMNS)
         image = the_only(best, "the picture", "image", "the DataFrame")
     columns = {}
     for name in names:
@@ -163,6 +176,12 @@ def rows_of_frame(frame: Any, asked: Asked) -> datasets.Dataset:
                 columns[name] = pa.array(texts, pa.string())
     rows = datasets.Dataset(InMemoryTable(pa.table(columns)))
     return rows.cast_column(image, UNDECODED) if image else rows
+
+
+def holds_values(column: Any) -> bool:
+    """Whether a column of pandas holds pictures or bytes, rather than names."""
+    first = next((value for value in column if not is_blank(value)), "")
+    return not isinstance(first, str | Path)
 
 
 def is_blank(value: Any) -> bool:
@@ -188,6 +207,10 @@ def pairs_of_rows(
     if asked.delimiter:
         raise ValueError(f"{name} is no table of text: it has no delimiter.")
     plain = {split: rows.with_format(None) for split, rows in splits.items()}
+    for split, rows in plain.items():
+        if not len(rows):
+            part = f"The split {split!r} of {name}" if split else str(name)
+            raise ValueError(f"{part} is empty: it has no rows.")
     columns = {s: columns_of_rows(rows, name, asked) for s, rows in plain.items()}
     if place and any(is_text(rows, columns[s].image) for s, rows in plain.items()):
         entries = (
@@ -198,11 +221,13 @@ def pairs_of_rows(
         return pairs_of(entries, name, asked)
     images: list[datasets.Dataset] = []
     captions: list[list[str] | None] = []
+    blanks: dict[int, str] = {}
     words: list[str] = []
     for split, rows in plain.items():
         image, found = images_of_rows(rows, columns[split], place, split, asked)
         images.append(image)
-        texts = captions_of_rows(rows, columns[split], name, asked)
+        texts, without = captions_of_rows(rows, columns[split], name, asked)
+        blanks |= {len(captions) + n: why for n, why in without.items() if found[n]}
         captions += [texts[n] if found[n] else None for n in range(len(rows))]
         words += words_of_rows(rows, columns[split], split)
     firsts = first_alike(keys_of_rows(images))
@@ -210,6 +235,8 @@ def pairs_of_rows(
     if asked.skipped is not None:
         take_out_broken(images, firsts, captions, list(plain), asked.skipped)
     pictures = join_rows(firsts, captions, words, name)
+    empty = ((firsts[row], why) for row, why in blanks.items())
+    refuse_blanks(empty, pictures, asked, name)
     report_skipped(asked.skipped, name)
     named = [str(s) for s in plain if not columns[s].split]
     return select_pictures(images, pictures, ids, {*named, *words}, name)
@@ -248,7 +275,22 @@ def columns_of_rows(
             f"caption_0, caption_1, ...; found {listed(names)}. Name it with "
             "--caption-column, in Python caption_column."
         )
-    return columns
+    if columns.split:
+        return columns
+    taken = [image, *columns.captions]
+    kinds = [c for c in names if c not in taken and may_say_split(rows, c)]
+    words = [words_in(rows, column) for column in kinds]
+    split = split_by_cells(kinds, (), lambda: zip(*words, strict=True), str(name))
+    return columns._replace(split=split)
+
+
+def may_say_split(rows: datasets.Dataset, column: str) -> bool:
+    """Whether a column may say the split: its first word is one for a split."""
+    is_label = isinstance(rows.features[column], datasets.ClassLabel)
+    if not is_label and not is_text(rows, column):
+        return False
+    first = words_in(rows.select([0]), column)
+    return bool(known_split(first[0]))
 
 
 def is_image(rows: datasets.Dataset, column: str) -> bool:
@@ -293,20 +335,24 @@ def captions_of_rows(
     columns: Columns,
     name: str | Path,
     asked: Asked,
-) -> list[list[str] | None]:
-    """Each row's captions.
+) -> tuple[list[list[str] | None], dict[int, str]]:
+    """Each row's captions, and a sentence for each that is blank.
 
     A row whose captions are at fault raises ValueError, or, where there is a list
     `skipped`, is added to that and gets None.
     """
     captions: list[list[str] | None] = []
+    blanks: dict[int, str] = {}
     try:
         for start, table in arrow_batches(rows, columns.captions):
             cells = [table[column].to_pylist() for column in columns.captions]
             for row, values in enumerate(zip(*cells, strict=True), start=start):
                 try:
                     where = f"row {row} of {name}"
-                    captions.append(captions_of_cells(values, where))
+                    texts, blank = captions_or_blank(values, where)
+                    captions.append(texts)
+                    if blank:
+                        blanks[row] = blank
                 except ValueError as error:
                     if isinstance(error, UnicodeDecodeError):
                         raise
@@ -316,7 +362,7 @@ def captions_of_rows(
         raise ValueError(
             f"{name} has captions that are not UTF-8 text: save it as UTF-8."
         ) from None
-    return captions
+    return captions, blanks
 
 
 def words_of_rows(
@@ -325,7 +371,15 @@ def words_of_rows(
     """The source's word for each row's split: its column's, or that of all."""
     if not columns.split:
         return [str(split)] * len(rows)
-    return [word_of_split(word) or str(split) for word in rows[columns.split]]
+    return [word or str(split) for word in words_in(rows, columns.split)]
+
+
+def words_in(rows: datasets.Dataset, column: str) -> list[str]:
+    """The cells of a column as words; labels by their names."""
+    cells, label = rows[column], rows.features[column]
+    if isinstance(label, datasets.ClassLabel):
+        return [label.names[n] if n is not None and n >= 0 else "" for n in cells]
+    return [word_of_split(cell) for cell in cells]
 
 
 def entries_of_rows(
@@ -344,12 +398,12 @@ def entries_of_rows(
                 file = cell_of_picture(cells[columns.image], where)
                 path, image_id = place.find(file, f"in {where}")
                 texts = [cells[column] for column in columns.captions]
-                captions = captions_of_cells(texts, where)
+                captions, blank = captions_or_blank(texts, where)
             except (ValueError, OSError) as error:
                 refuse_or_skip(error, asked.skipped)
             else:
                 word = word_of_split(cells[columns.split]) if columns.split else ""
-                yield Entry(path, captions, image_id, word or str(split))
+                yield Entry(path, captions, image_id, word or str(split), blank)
 
 
 def images_of_rows(

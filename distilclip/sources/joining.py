@@ -9,13 +9,13 @@ import hashlib
 import logging
 import os
 import stat
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Container, Hashable, Iterable, Sequence
 from pathlib import Path
 
 import datasets
 
 from distilclip.sources.entries import Asked, Entry, rows_of
-from distilclip.sources.skipping import report_skipped
+from distilclip.sources.skipping import LOG, refuse_or_skip, report_skipped
 from distilclip.sources.splits import (
     SPLITS,
     split_name,
@@ -24,7 +24,6 @@ from distilclip.sources.splits import (
 )
 from distilclip.storage.pictures import find_fault
 
-LOG = logging.getLogger("distilclip.sources")
 TAIL = 4096  # bytes at the end of a file that are compared before the rest
 Picture = tuple[list[str], str]  # its captions and its split
 
@@ -38,6 +37,7 @@ def pairs_of(
     others have none.
     """
     first: list[Entry] = []
+    blanks: list[tuple[int, str]] = []
     rows: list[tuple[int, list[str], str]] = []  # picture, captions, split
     files = Files()
     number_of_file: dict[str, int] = {}
@@ -50,9 +50,12 @@ def pairs_of(
             number = len(first)
             first.append(entry)
         rows.append((number, entry.captions, entry.split))
+        if entry.blank:
+            blanks.append((number, entry.blank))
     same = first_alike(contents_of([entry.image for entry in first], files))
     groups = [same[number] for number, _, _ in rows]
     pictures = join_rows(groups, [r[1] for r in rows], [r[2] for r in rows], name)
+    refuse_blanks(((same[n], why) for n, why in blanks), pictures, asked, name)
     kept: dict[str, list[Entry]] = {}
     for number, (captions, split) in pictures.items():
         entry = first[number]
@@ -73,6 +76,35 @@ def pairs_of(
     order = sorted(kept, key=lambda split: (*SPLITS, split).index(split))
     pairs = datasets.DatasetDict({split: rows_of(kept[split]) for split in order})
     return with_all_splits(pairs, name)
+
+
+def refuse_blanks(
+    blanks: Iterable[tuple[int, str]],
+    pictures: Container[int],
+    asked: Asked,
+    name: str | Path,
+) -> None:
+    """Raise ValueError, or skip, where no row of a picture has a caption.
+
+    `blanks` gives each row without one, as its picture and a sentence. Says in one
+    line how many were left out because others of the picture have captions.
+    """
+    count = 0
+    refused: set[int] = set()
+    for group, why in blanks:
+        if group in pictures:
+            count += 1
+        elif group not in refused:
+            refused.add(group)
+            refuse_or_skip(ValueError(why), asked.skipped)
+    if count:
+        text = "%s: %d %s left out, where others have captions of the same picture."
+        noun = (
+            "row without a caption was"
+            if count == 1
+            else "rows without a caption were"
+        )
+        LOG.warning(text, name, count, noun)
 
 
 def join_rows(
@@ -125,7 +157,10 @@ def join_rows(
 
 
 def report_joined(rows: int, several: int, name: str | Path) -> None:
-    """Say how many rows were joined to others, and what lay in several splits."""
+    """Say how many rows were joined to others, and what lay in several splits.
+
+    The latter is a warning: pictures are missing from a split that had them.
+    """
     if rows:
         moved = ""
         if several:
@@ -135,7 +170,8 @@ def report_joined(rows: int, several: int, name: str | Path) -> None:
                 f"splits {'is' if is_one else 'are'} kept only where held out "
                 "(test before validation before train)."
             )
-        LOG.warning(
+        LOG.log(
+            logging.WARNING if several else logging.INFO,
             "%s: %d %s joined to the first with the same picture.%s",
             *(name, rows, "row was" if rows == 1 else "rows were", moved),
         )

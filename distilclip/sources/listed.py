@@ -4,24 +4,28 @@ A name that the list gives goes in, the path of a picture inside the source come
 out. What the folders hold besides is counted, so that nothing is left out unsaid.
 """
 
-import filecmp
 import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from distilclip.sources.entries import Asked
-from distilclip.sources.places import Place
+from distilclip.sources.places import Place, shortened, the_same
 from distilclip.sources.skipping import LOG
 from distilclip.sources.splits import SPLIT_WORDS
 from distilclip.storage.pictures import IMAGE_SUFFIXES, find_pictures
 
 
 class ListedPictures:
-    """The folders of a source in which the pictures of a list may lie."""
+    """The folders of a source in which the pictures of a list may lie.
 
-    def __init__(self, source: Path, folders: Sequence[Path]):
-        self.place, self.folders = Place(source), folders
+    What they lack is looked for in all others, in those called `first` at once.
+    """
+
+    def __init__(
+        self, source: Path, folders: Sequence[Path], first: Sequence[str] = ()
+    ):
+        self.place, self.folders = Place(source, first=first), folders
         self.found: dict[Path, set[str]] = {folder: set() for folder in folders}
         self.within = {
             folder: os.path.relpath(folder, source) for folder in folders
@@ -38,40 +42,44 @@ class ListedPictures:
             within = self.within[folder]
             full_name = name if within == "." else os.path.join(within, name)
             try:
-                there.append((folder, *self.place.find(full_name, where)))
+                there.append((folder, *self.place.look_up(full_name, where)))
             except FileNotFoundError:
                 continue
         if not there:
-            places = ", ".join(map(str, self.folders))
-            raise FileNotFoundError(
-                f"{name!r} {where} does not exist; looked in {places}."
-            )
-        folder, path, image_id = there[0]
-        for _, other, other_id in there[1:]:
-            if image_id != other_id and not filecmp.cmp(path, other, shallow=False):
-                raise ValueError(
-                    f"{name!r} {where} may be {path} or {other}, and these are "
-                    "different pictures: take one of them out."
+            below = self.place.look_below(name, where)
+            if below is None:
+                places = ", ".join(map(str, self.folders))
+                raise FileNotFoundError(
+                    f"{shortened(name)} {where} does not exist; looked in {places}."
                 )
-        self.found[folder].add(image_id)
+            folder = Path(below[0]).parent
+            there = [(folder, *below)]
+        path, image_id = the_same(name, [each[1:] for each in there], where)
+        self.found.setdefault(there[0][0], set()).add(image_id)
         return path, image_id
 
-    def report_unlisted(self, file: Path) -> None:
-        """Say how many pictures in these folders the list `file` does not name.
 
-        Only folders count in which pictures of the list have been found.
-        """
-        listed = set().union(*self.found.values())
-        unlisted = {}
-        for folder in (folder for folder, ids in self.found.items() if ids):
-            for name in find_pictures(folder).pictures:
-                path = folder / name
-                if path.relative_to(self.place.folder).as_posix() in listed:
-                    continue
-                real = os.path.relpath(os.path.realpath(path), self.place.root)
-                if real.replace(os.sep, "/") not in listed:  # no link to another
-                    unlisted[real] = str(path)
-        report_left_out(list(unlisted.values()), f"not listed in {file}")
+def report_unlisted(several: Sequence[ListedPictures], lists: str) -> None:
+    """Say how many pictures are not named by `lists`, in folders where some are."""
+    listed = {
+        os.path.join(pictures.place.root, image_id)
+        for pictures in several
+        for ids in pictures.found.values()
+        for image_id in ids
+    }
+    folders = {
+        folder: None
+        for pictures in several
+        for folder, ids in pictures.found.items()
+        if ids
+    }
+    unlisted: dict[str, str] = {}
+    for folder in folders:
+        for name in find_pictures(folder).pictures:
+            real = os.path.realpath(folder / name)
+            if real not in listed:  # nor a link to another
+                unlisted[real] = str(folder / name)
+    report_left_out(list(unlisted.values()), f"not listed in {lists}")
 
 
 def children_of(folder: Path) -> list[Path]:
@@ -95,14 +103,6 @@ def inner(path: Path) -> Path:
             break
         path = visible[0]
     return path
-
-
-def unclear_split(folder: Path) -> str:
-    """The sentence for a folder beside splits whose own split is not clear."""
-    return (
-        f"{folder} lies beside folders that are splits, but its name does not say "
-        "which one it is: call it train, validation or test, or move it elsewhere."
-    )
 
 
 def refuse_columns(asked: Asked, path: Path) -> None:

@@ -1,8 +1,13 @@
 """Where the pictures of a table lie: inside its folder, or where a user says."""
 
+import filecmp
 import os
+import re
 import stat
+from collections.abc import Sequence
 from pathlib import Path
+
+MOST_BELOW = 200  # folders in which a name is looked for
 
 
 class Place:
@@ -10,30 +15,63 @@ class Place:
 
     With `anywhere`, for a table that the user has named, names may be absolute and
     may lead out of the folder; else nothing outside is ever opened, links followed.
+    A name that is not there is looked for in the folders below: in `base` at once,
+    if that is given, then in those called `first`, then in the others.
     """
 
-    def __init__(self, folder: Path, anywhere: bool = False):
-        self.folder, self.anywhere = folder, anywhere
+    def __init__(
+        self,
+        folder: Path,
+        anywhere: bool = False,
+        first: Sequence[str] = (),
+        base: Path | None = None,
+    ):
+        self.folder, self.anywhere, self.first = folder, anywhere, first
+        self.base = os.path.relpath(base or folder, folder)
         self.root = os.path.realpath(folder)
         self.known: dict[str, tuple[str, str]] = {}
         self.folders: dict[str, str] = {}
+        self.below: list[list[str]] | None = None
+        self.hints = 0
 
     def find(self, name: str, where: str) -> tuple[str, str]:
         """The file that `name` means, and its id: its path within the folder.
 
-        Raises ValueError for a name that is no text, an address, or a file outside
-        the folder or of no plain kind, FileNotFoundError for one that is missing.
+        Raises ValueError for a name that is no text, an address, a file outside
+        the folder or of no plain kind, or that several pictures below it have;
+        FileNotFoundError for one that is missing.
         """
         if name not in self.known:
-            self.known[name] = self.look_up(name, where)
+            try:
+                found = self.look_up(name, where)
+            except FileNotFoundError as error:
+                found = self.look_below(name, where)
+                if found is None:
+                    raise error from None
+            self.known[name] = found
         return self.known[name]
+
+    def look_below(self, name: str, where: str) -> tuple[str, str] | None:
+        """What `find` gives for a name in a folder below this one; None without."""
+        if os.path.isabs(name) or ".." in re.split(r"[/\\]", name):
+            return None
+        if self.below is None:
+            self.below = [[self.base], *folders_below(self.root, self.first)]
+        for folders in self.below:
+            there = []
+            for folder in folders:
+                if os.path.lexists(os.path.join(self.root, folder, name)):
+                    there.append(self.look_up(os.path.join(folder, name), where))
+            if there:
+                return the_same(name, there, where)
+        return None
 
     def look_up(self, name: str, where: str) -> tuple[str, str]:
         check_name(name, where)
         if "://" in name:
             raise ValueError(
-                f"{name[:80]!r} {where} is an address, not a file: download the "
-                "pictures first."
+                f"{shortened(name)} {where} is an address, not a file: download "
+                "the pictures first."
             )
         path = os.path.join(self.root, name)
         if "\\" in name and not os.path.exists(path):  # as Windows writes them
@@ -48,18 +86,25 @@ class Place:
                 outside = os.path.realpath(path)
                 inside = outside.startswith(os.path.join(self.root, ""))
             if not inside:
-                raise ValueError(f"{name!r} {where} lies outside {self.folder}.")
+                text = f"{shortened(name)} {where} lies outside {self.folder}."
+                raise ValueError(text)
         if status is None:
             raise FileNotFoundError(
-                f"{name!r} {where} does not exist in {self.folder}."
+                f"{shortened(name)} {where} does not exist in {self.folder}, from "
+                f"where its names count{self.hint(path)}."
             )
         if not stat.S_ISREG(status.st_mode):
             kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no plain file"
-            raise ValueError(f"{name!r} {where} is {kind}.")
+            raise ValueError(f"{shortened(name)} {where} is {kind}.")
         if not inside:
             return real, real
         image_id = os.path.relpath(real, self.root).replace(os.sep, "/")
         return os.path.join(self.folder, image_id), image_id
+
+    def hint(self, path: str) -> str:
+        """`almost`, which reads a whole folder, for the first missing names."""
+        self.hints += 1
+        return almost(path) if self.hints < 5 else ""
 
     def resolve(self, path: str) -> tuple[str, os.stat_result]:
         """A path with its links followed, and what lies there."""
@@ -71,6 +116,68 @@ class Place:
         if folder not in self.folders:
             self.folders[folder] = os.path.realpath(folder)
         return os.path.join(self.folders[folder], name), status
+
+
+def folders_below(root: str, first: Sequence[str]) -> list[list[str]]:
+    """The folders in and two levels below `root`: those called `first`, the rest.
+
+    Hidden folders and links are left out, and so are all where there are too many.
+    """
+    found: list[str] = []
+    level = [""]
+    for _ in range(2):
+        below = []
+        for folder in level:
+            try:
+                with os.scandir(os.path.join(root, folder)) as entries:
+                    below += [
+                        os.path.join(folder, entry.name)
+                        for entry in entries
+                        if entry.is_dir(follow_symlinks=False)
+                        and entry.name[0] not in "._"
+                    ]
+            except OSError:
+                continue
+        level = sorted(below)
+        found += level
+        if len(found) > MOST_BELOW:
+            return []
+    first = [name.lower() for name in first]
+    called = [f for f in found if set(f.lower().split(os.sep)) & set(first)]
+    return [called, [folder for folder in found if folder not in called]]
+
+
+def the_same(
+    name: str, there: Sequence[tuple[str, str]], where: str
+) -> tuple[str, str]:
+    """The first of some files with their ids; ValueError where they differ."""
+    for path, image_id in there[1:]:
+        first, first_id = there[0]
+        if image_id != first_id and not filecmp.cmp(path, first, shallow=False):
+            raise ValueError(
+                f"{shortened(name)} {where} may be {first} or {path}, and these "
+                "are different pictures: take one of them out, or give the path."
+            )
+    return there[0]
+
+
+def almost(path: str) -> str:
+    """What to say of a file whose name differs in capitals or has an ending."""
+    folder, name = os.path.split(path)
+    wanted = name.lower()
+    try:
+        names = sorted(os.listdir(folder))
+    except (OSError, ValueError):
+        return ""
+    for other in names:
+        if wanted in (other.lower(), os.path.splitext(other.lower())[0]):
+            return f"; there is {other!r}"
+    return ""
+
+
+def shortened(name: str) -> str:
+    """A name in quotation marks, cut where it is no name at all."""
+    return repr(name if len(name) <= 200 else f"{name[:80]}...")
 
 
 def check_name(name: str, where: str) -> None:

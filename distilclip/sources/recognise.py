@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import datasets
 
-from distilclip.sources import coco, flickr, folder, hub, parquet, tars
+from distilclip.sources import (
+    coco,
+    flickr,
+    folder,
+    hub,
+    parquet,
+    split_tables,
+    tars,
+)
 from distilclip.sources.emoji import load_emoji
 from distilclip.sources.entries import Asked, Entry
 from distilclip.sources.joining import pairs_of
@@ -48,7 +56,7 @@ def load_path(path: Path, asked: Asked) -> datasets.DatasetDict:
             return pairs_of(read(path, asked), path, asked)
     raise ValueError(
         f"{path} is a file of a kind that is not read: give a folder, or a table "
-        f"({', '.join(TEXT_TABLES)}, .parquet)."
+        f"({', '.join(TEXT_TABLES)}, .parquet); unpack archives first."
     )
 
 
@@ -98,6 +106,7 @@ READERS: tuple[tuple[Recognise, Callable[[Path, Asked], Iterable[Entry]]], ...] 
     (coco.recognises_coco, coco.read_coco),
     (tars.recognises_tars, tars.read_tars),
     (tars.recognises_img2dataset, tars.read_img2dataset),
+    (split_tables.recognises, split_tables.read),
     (is_table, read_named_table),
     (folder.recognises, folder.read),
 )

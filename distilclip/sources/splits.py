@@ -2,18 +2,23 @@
 
 import bisect
 import hashlib
+import logging
 import re
 from pathlib import Path
 
 import datasets
+import pyarrow.compute as pc
+
+from distilclip.sources.skipping import LOG
 
 SPLITS = ("train", "validation", "test")
 # What people call the splits, in lower case
 SPLIT_WORDS = {
-    **dict.fromkeys(("train", "training", "restval"), "train"),
+    **dict.fromkeys(("train", "training", "trainset", "restval"), "train"),
     **dict.fromkeys(("val", "valid", "dev", "eval"), "validation"),
+    **dict.fromkeys(("valset", "devset", "validate"), "validation"),
     **dict.fromkeys(("validation", "evaluation"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("test", "testing", "testset"), "test"),
 }
 # What may stand beside such a word in the name of a folder: train_images, val2017
 BESIDE = {"image", "images", "img", "imgs", "picture", "pictures", "photos", "data"}
@@ -40,6 +45,15 @@ def looks_like_split(name: str) -> bool:
     """Whether a name begins or ends with a word for a split."""
     words = re.findall(r"[^\W\d_]+", name.lower())
     return bool(words) and (words[0] in SPLIT_WORDS or words[-1] in SPLIT_WORDS)
+
+
+def unclear_split(place: Path) -> str:
+    """The sentence for a folder or file that could be a split, and does not say."""
+    return (
+        f"{place} looks like a split, or lies beside some, but its name does not "
+        "say which one it is: call it train, validation or test, or move it "
+        "elsewhere."
+    )
 
 
 def split_order(split: str) -> int:
@@ -94,6 +108,18 @@ def with_all_splits(
         taken = end
     pairs["train"] = rows.select(sorted(order[taken:])) if missing else rows
     return pairs
+
+
+def report_sizes(pairs: datasets.DatasetDict, name: str | Path) -> None:
+    """Say how many pictures and captions each split has."""
+    if not LOG.isEnabledFor(logging.INFO):
+        return
+    parts = []
+    for split, rows in pairs.items():
+        captions = rows.select_columns(["captions"]).with_format("arrow")[:]
+        count = pc.sum(pc.list_value_length(captions["captions"])).as_py()  # type: ignore[attr-defined]
+        parts.append(f"{split} {len(rows):,} pictures with {count:,} captions")
+    LOG.info("%s: %s.", name, ", ".join(parts))
 
 
 def hash_of_id(image_id: str) -> float:

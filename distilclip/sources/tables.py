@@ -1,18 +1,23 @@
-"""Tables of pictures and captions as text: .csv, .tsv and .jsonl files.
+"""Tables of pictures and captions as text: .csv, .tsv, .jsonl and .json files.
 
 The header of a table says what stands between its columns. A row is read whole or
 refused with the number of its line.
 """
 
 import csv
+import functools
 import io
 import json
+import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from distilclip.sources.captions import captions_of_cells
+import pyarrow.parquet
+
+from distilclip.sources.captions import captions_or_blank
 from distilclip.sources.columns import (
     CAPTION_COLUMNS,
     IMAGE_COLUMNS,
@@ -20,15 +25,18 @@ from distilclip.sources.columns import (
     Columns,
     choose_columns,
     listed,
+    plain,
+    split_by_cells,
 )
 from distilclip.sources.entries import Asked, Entry
 from distilclip.sources.places import Place
-from distilclip.sources.skipping import refuse_or_skip
+from distilclip.sources.skipping import LOG, refuse_or_skip
 from distilclip.storage.files import read_utf8
 from distilclip.storage.pictures import IMAGE_SUFFIXES
 
 DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
-TEXT_TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
+JSON_TABLES = (".jsonl", ".ndjson", ".json")
+TEXT_TABLES = (".csv", ".tsv", *JSON_TABLES)
 ENDING = "|".join(re.escape(suffix) for suffix in sorted(IMAGE_SUFFIXES))
 
 
@@ -38,40 +46,87 @@ def read_table(file: Path, place: Place, asked: Asked) -> Iterator[Entry]:
     Raises ValueError where the table cannot be read or lacks a column, and for a
     row at fault what `Place.find` and `captions_of_cells` raise.
     """
-    is_json = file.suffix.lower() in (".jsonl", ".ndjson")
-    if is_json:
-        yield from read_records(json_records(file, asked), place, asked, file)
+    if file.suffix.lower() in JSON_TABLES:
+        records = functools.partial(json_records, file)
+        yield from read_records(records, place, asked, file)
         return
-    text = read_utf8(file)
+    text = text_of_table(file)
     if not text.strip():
         return
-    header = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
-    delimiter = find_delimiter(header, asked, file)
-    names = [name.strip() for name in split_line(header, delimiter)]
+    names, delimiter = header_of(text, asked, file)
     about = f"{file} ({DELIMITERS.get(delimiter, repr(delimiter))} between columns)"
     columns = choose_columns(names, asked, about)
     check_columns(columns, names, about)
-    places = [names.index(name) for name in (columns.image, *columns.captions)]
-    split = names.index(columns.split) if columns.split else None
+
+    def rows() -> Iterator[list[str]]:
+        quiet = replace(asked, skipped=[])
+        return (c for _, c in csv_rows(text, delimiter, names, file, quiet))
+
+    taken = [columns.image, *columns.captions]
+    by_name = columns.split or split_by_cells(names, taken, rows, file)
+    places = [names.index(name) for name in taken]
+    split = names.index(by_name) if by_name else None
     for where, cells in csv_rows(text, delimiter, names, file, asked):
         try:
             found = place.find(
                 cell_of_picture(cells[places[0]], where), f"in {where}"
             )
-            captions = captions_of_cells((cells[n] for n in places[1:]), where)
+            texts = [cells[place] for place in places[1:]]
+            captions, blank = captions_or_blank(texts, where)
         except (ValueError, OSError) as error:
             refuse_or_skip(error, asked.skipped)
         else:
             word = cells[split].strip() if split is not None else ""
-            yield Entry(found[0], captions, found[1], word)
+            yield Entry(found[0], captions, found[1], word, blank)
+
+
+def text_of_table(file: Path) -> str:
+    """The text of a table; Excel's line `sep=;` before the header becomes blank."""
+    return re.sub(r"\A\"?sep=.\"?(?=[\r\n])", "", read_utf8(file))
+
+
+def first_line(text: str) -> str:
+    """The first line of a text that is not empty."""
+    return re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
+
+
+def header_of(text: str, asked: Asked, file: Path) -> tuple[list[str], str]:
+    """The names of a table's columns, and what stands between them."""
+    header = first_line(text)
+    delimiter = find_delimiter(header, asked, file)
+    return [name.strip() for name in split_line(header, delimiter)], delimiter
+
+
+def names_pictures(file: Path, asked: Asked) -> bool:
+    """Whether a table has columns of pictures and of captions, by its start."""
+    try:
+        if file.suffix.lower() == ".parquet":
+            names = pyarrow.parquet.read_schema(file).names
+        elif file.suffix.lower() in JSON_TABLES:
+            _, record = next(json_records(file), ("", None))
+            names = list(record) if isinstance(record, dict) else []
+        else:
+            names = header_of(text_of_table(file), asked, file)[0]
+        columns = choose_columns(names, asked, str(file))
+    except (ValueError, OSError) as error:
+        LOG.debug("%s is no table of pictures: %s", file, error)
+        return False
+    return bool(columns.image and columns.captions)
 
 
 def read_records(
-    records: Iterable[tuple[str, Any]], place: Place, asked: Asked, file: Path
+    records: Callable[[], Iterable[tuple[str, Any]]],
+    place: Place,
+    asked: Asked,
+    file: Path,
 ) -> Iterator[Entry]:
-    """The entries of records, which may differ in their keys."""
+    """The entries of records, which may differ in their keys.
+
+    `records` gives them from the start.
+    """
     known: dict[tuple, Columns] = {}
-    for where, record in records:
+    split = split_of_records(records, asked, file)
+    for where, record in records():
         try:
             keys = tuple(record) if isinstance(record, dict) else ()
             if keys not in known:
@@ -91,12 +146,35 @@ def read_records(
                 )
             found = place.find(name, f"in {where}")
             cells = [record[column] for column in columns.captions]
-            captions = captions_of_cells(cells, where)
-            word = record[columns.split] if columns.split else None
+            captions, blank = captions_or_blank(cells, where)
+            word = record[columns.split] if columns.split else record.get(split)
         except (ValueError, OSError) as error:
             refuse_or_skip(error, asked.skipped)
         else:
-            yield Entry(found[0], captions, found[1], word_of_split(word))
+            yield Entry(found[0], captions, found[1], word_of_split(word), blank)
+
+
+def split_of_records(
+    records: Callable[[], Iterable[tuple[str, Any]]], asked: Asked, file: Path
+) -> str:
+    """The key, whatever its name, whose values are words for splits; or ""."""
+    first = next((r for _, r in records() if isinstance(r, dict)), None)
+    if not first or asked.split_column:
+        return ""
+    try:
+        columns = choose_columns(first, lenient(asked, first), str(file))
+    except ValueError:  # which its turn will raise
+        return ""
+    if columns.split:
+        return ""
+    names = list(first)
+
+    def rows() -> Iterator[list[object]]:
+        return (
+            [r.get(n) for n in names] for _, r in records() if isinstance(r, dict)
+        )
+
+    return split_by_cells(names, [columns.image, *columns.captions], rows, file)
 
 
 def lenient(asked: Asked, keys: Iterable[str]) -> Asked:
@@ -137,7 +215,7 @@ def check_columns(columns: Columns, names: Iterable[str], about: str) -> None:
     ]
     if missing:
         what, option, known = missing[0]
-        usual = ", ".join(sum(known, ()))
+        usual = ", ".join(sum(known[:2], ()))
         raise ValueError(
             f"No {what} in {about}: found the columns {listed(names)}; expected "
             f"one of {usual}. Name it with --{option}-column (in Python "
@@ -156,11 +234,11 @@ def find_delimiter(header: str, asked: Asked, file: Path) -> str:
             )
         return given
     known = {*sum(IMAGE_COLUMNS, ()), *sum(CAPTION_COLUMNS, ()), "split"}
-    known |= {asked.image_column.lower(), asked.split_column.lower()}
-    known |= {name.lower() for name in asked.caption_columns}
+    known |= {plain(asked.image_column), plain(asked.split_column)}
+    known |= {plain(name) for name in asked.caption_columns}
 
     def score(delimiter: str) -> tuple[int, int]:
-        names = [name.strip().lower() for name in split_line(header, delimiter)]
+        names = [plain(name) for name in split_line(header, delimiter)]
         right = sum(
             bool(name) and (name in known or NUMBERED.fullmatch(name) is not None)
             for name in names
@@ -190,10 +268,15 @@ def split_line(line: str, delimiter: str) -> list[str]:
 def csv_rows(
     text: str, delimiter: str, names: list[str], file: Path, asked: Asked
 ) -> Iterator[tuple[str, list[str]]]:
-    """Where each row of a table stands, and its cells, one for each column."""
-    quoting = quoting_of(text, delimiter, file)
+    """Where each row of a table stands, and its cells, one for each column.
+
+    A blank behind each mark, as in `a, "b"`, counts where the header has it.
+    """
+    form: dict[str, Any] = {"delimiter": delimiter, "strict": True}
+    form["skipinitialspace"] = f"{delimiter} " in first_line(text)
+    quoting = quoting_of(text, form, file)
     source = io.StringIO(text, newline="")
-    reader = csv.reader(source, delimiter=delimiter, quoting=quoting, strict=True)
+    reader = csv.reader(source, quoting=quoting, **form)
     number, line, header = 0, 0, True
     for cells in whole_rows(reader, file):
         start, line = line + 1, reader.line_num
@@ -235,7 +318,7 @@ def whole_rows(reader, file: Path) -> Iterator[list[str]]:
         ) from None
 
 
-def quoting_of(text: str, delimiter: str, file: Path) -> Literal[0, 3]:
+def quoting_of(text: str, form: dict[str, Any], file: Path) -> Literal[0, 3]:
     """Whether quotation marks hold cells together, or are a part of their texts.
 
     Tables with tabs or bars are written either way: where marks stand as no table
@@ -243,14 +326,12 @@ def quoting_of(text: str, delimiter: str, file: Path) -> Literal[0, 3]:
     """
     if '"' not in text:
         return csv.QUOTE_NONE
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter=delimiter, strict=True
-    )
+    reader = csv.reader(io.StringIO(text, newline=""), **form)
     try:
         for _ in whole_rows(reader, file):
             pass
     except ValueError:
-        if delimiter in "\t|":
+        if form["delimiter"] in "\t|":
             return csv.QUOTE_NONE
         raise
     return csv.QUOTE_MINIMAL
@@ -262,8 +343,17 @@ def swallows_rows(cells: Iterable[str], delimiter: str) -> bool:
     return any("\n" in cell and row.search(cell) for cell in cells)
 
 
-def json_records(file: Path, asked: Asked) -> Iterator[tuple[str, Any]]:
-    """Where each record of a file of JSON lines stands, and what it holds."""
+def json_records(file: Path) -> Iterator[tuple[str, Any]]:
+    """Where each record of a file of JSON stands, and what it holds.
+
+    A file of JSON lines has a record a line. Any other is a list of records, or an
+    object that gives the captions of each picture's name. Raises ValueError for
+    what is neither.
+    """
+    if file.suffix.lower() == ".json":
+        for number, record in enumerate(records_in(file), start=1):
+            yield f"entry {number} of {file}", record
+        return
     number = 0
     for line in read_utf8(file).split("\n"):
         if not line.strip():
@@ -275,3 +365,28 @@ def json_records(file: Path, asked: Asked) -> Iterator[tuple[str, Any]]:
             raise ValueError(
                 f"{file} has a line that is not JSON: {error}."
             ) from None
+
+
+def records_in(file: Path) -> list[Any]:
+    """The records of a JSON file that is one list, or one object of names."""
+    try:
+        content = json.loads(read_utf8(file))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(
+            f"{file} is damaged, it is not valid JSON: {error}."
+        ) from None
+    if isinstance(content, list):
+        return content
+    if isinstance(content, dict) and content:
+        name = next(iter(content))
+        if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+            return [
+                {"file_name": name, "captions": captions}
+                for name, captions in content.items()
+            ]
+    keys = listed(content) if isinstance(content, dict) else type(content).__name__
+    raise ValueError(
+        f"{file} is no table: expected a list of objects, such as "
+        '[{"file_name": "1.jpg", "caption": "a cat"}], or the captions of each '
+        f'picture, as in {{"1.jpg": ["a cat"]}}; found {keys}.'
+    )

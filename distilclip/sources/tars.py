@@ -27,9 +27,9 @@ from distilclip.sources.listed import (
     refuse_columns,
     report_left_out,
     split_word_in,
-    unclear_split,
 )
 from distilclip.sources.skipping import LOG, refuse_or_skip
+from distilclip.sources.splits import unclear_split
 from distilclip.storage.pictures import describe_others, find_pictures
 
 TEXT_SUFFIXES = (".txt", ".caption", ".text")
@@ -148,7 +148,11 @@ def read_tars(path: Path, asked: Asked) -> Iterator[Entry]:
         check_open(path, asked)
         check_others(path)
     tally = Tally(root)
-    for shard, split in shards_of(path):
+    shards = shards_of(path)
+    nameless = [shard for shard, split in shards if not split]
+    if 0 < len(nameless) < len(shards):
+        raise ValueError(unclear_split(nameless[0]))
+    for shard, split in shards:
         if shard.suffix.lower() != ".tar":
             raise ValueError(
                 f"{shard} is compressed: uncompress it to a .tar, and keep that."
@@ -459,9 +463,3 @@ def no_captions(where: str, sample: Sample, objects: dict[str, Any]) -> str:
         f"{', '.join(TEXT_SUFFIXES)} or .json (a caption under `caption`, or a "
         f"name given with --caption-column), found {beside}{having}."
     )
-
-
-READERS = (
-    ("img2dataset's folders", recognises_img2dataset, read_img2dataset),
-    ("tars of WebDataset and img2dataset", recognises_tars, read_tars),
-)

@@ -9,44 +9,52 @@ import csv
 import io
 import json
 import os
+import re
+import shutil
+import stat
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
 
+OWN = ".distilclip-"  # how the name of each folder begins in which a file is made
+LEFTOVER = re.compile(re.escape(OWN) + r"[a-z0-9_]{8}\.part")
+
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it to `path`.
+    """Let `write` fill a file of `path`'s name elsewhere, then rename it to `path`.
 
     The rename is atomic: a reader, or a process that is killed, finds the old file
-    or the new one, never half of either. Whatever goes wrong, the temporary file
-    goes away; only a kill leaves it, for `remove_leftovers`. Raises OSError that
-    names `path` where the disk is full or the folder cannot be written to.
+    or the new one, never half of either. Until then the file lies in a folder of
+    its own beside `path`; only a kill leaves that behind, for `remove_leftovers`. A
+    link is followed, a file that is replaced keeps its permissions, and what is no
+    plain file (/dev/stdout, a pipe) is written to, not replaced. Raises OSError
+    that names `path` where the disk is full or the folder cannot be written to.
     """
     path = Path(path)
-    temporary = None
+    place = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.name}.", suffix=".part"
-        )
-        os.close(handle)
-        temporary = Path(name)
+        if is_stream(path):
+            return write_through(path, write)
+        target = Path(os.path.realpath(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside = {"dir": target.parent, "prefix": OWN, "suffix": ".part"}
+        place = Path(tempfile.mkdtemp(**beside))
+        temporary = place / target.name
         write(temporary)
         # To be written, too: Windows syncs no file that is only read.
         with open(temporary, "r+b") as file:
             os.fsync(file.fileno())
-        # mkstemp makes files private; give the usual permissions.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
+        if target.exists():
+            temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+        os.replace(temporary, target)
+        _sync_folder(target.parent)
     except (OSError, SafetensorError) as error:
         at_fault = getattr(error, "filename", None)
-        if temporary is not None and at_fault not in (None, str(temporary)):
+        if place and at_fault and not Path(at_fault).is_relative_to(place):
             raise  # `write` could not read something
         kind = type(error) if isinstance(error, OSError) else OSError
         reason = getattr(error, "strerror", None) or error
@@ -54,8 +62,26 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             f"Cannot write {path}: {reason}. What was there before is untouched."
         ) from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        if place is not None:
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def is_stream(path: Path) -> bool:
+    """Whether `path` is a device, a pipe, or one of this process's open files."""
+    real = os.path.abspath(path)
+    if real.startswith(("/dev/", "/proc/")):
+        return True
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def write_through(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file, and copy its bytes to a stream."""
+    with tempfile.TemporaryDirectory() as place:
+        temporary = Path(place) / "content"
+        write(temporary)
+        content = temporary.read_bytes()
+    with open(path, "ab") as stream:
+        stream.write(content)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -68,20 +94,23 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed `write_whole`, or a killed tokenizer, has left behind.
+def remove_leftovers(folder: Path, age: float = 0.0) -> None:
+    """Remove what a killed `write_whole` has left in `folder`, `age` seconds ago.
 
-    Only for a folder that no other process writes to.
+    Only what bears our own name, and not in folders below. Without an age, only for
+    a folder that no other process writes to.
     """
-    for pattern in (".*.part", ".tmp*"):
-        for file in folder.rglob(pattern):
-            file.unlink(missing_ok=True)
+    if folder.is_dir():
+        for place in filter(is_leftover, folder.iterdir()):
+            with contextlib.suppress(OSError):
+                if time.time() - place.stat().st_mtime >= age:
+                    shutil.rmtree(place)
 
 
-def is_leftover(file: Path) -> bool:
-    """Whether a killed process may have left this file half-written."""
-    name = file.name
-    return name.startswith(".tmp") or (name[0] == "." and name.endswith(".part"))
+def is_leftover(place: Path) -> bool:
+    """Whether this is the folder in which a killed process was writing a file."""
+    is_ours = LEFTOVER.fullmatch(place.name) is not None
+    return is_ours and place.is_dir() and not place.is_symlink()
 
 
 def write_text(path: Path, text: str) -> None:

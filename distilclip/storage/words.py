@@ -95,6 +95,16 @@ def with_known_words(texts: Sequence[str], tokenizer) -> list[str]:
     ]
 
 
+def with_words_of(texts: Sequence[str], tokenizer: Any) -> list[str]:
+    """`with_known_words` for a tokenizer of the library `tokenizers`."""
+    if getattr(tokenizer.model, "unk_token", None) is None:
+        return list(texts)
+    return [
+        name_emoji(text, lambda word: tokenizer.token_to_id(word) is not None)
+        for text in texts
+    ]
+
+
 def warn_of_unread(texts: Sequence[str], tokens, tokenizer: Any) -> None:
     """Say in a warning how many texts a tokenizer knows nothing of, or cuts off.
 

@@ -239,8 +239,8 @@ def test_help_shows_every_setting_with_its_values(capsys):
     for field in fields(TrainConfig):
         flag = f"--{field.name.replace('_', '-')}"
         assert f"[{flag}" in text or f" {flag} " in text
-    assert "in pixels (cpu 48, t4 224, original 224)" in text
-    assert "seen (cpu 120, t4 25, original 25)" in text
+    assert "in pixels (cpu 48, t4 224, t4-drawings 224, original 224)" in text
+    assert "seen (cpu 120, t4 25, t4-drawings 25, original 25)" in text
     assert "shared space (default: 256)" in text
 
 

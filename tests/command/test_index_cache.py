@@ -102,9 +102,10 @@ def test_a_killed_index_goes_on_from_its_last_save(small_model, tmp_path, monkey
 def test_what_killed_processes_left_is_removed_in_time(small_model, pictures):
     folder_index(small_model, pictures)
     file = index_file(small_model, pictures)
-    old, young = (file.parent / f".{file.name}.{name}.part" for name in ("old", "young"))
-    for part in (old, young):
-        part.write_bytes(b"half an index")
+    old, young = (file.parent / f".distilclip-{name}.part" for name in ("old_old0", "young_00"))
+    for place in (old, young):
+        place.mkdir()
+        (place / file.name).write_bytes(b"half an index")
     os.utime(old, (0, 0))
     Image.new("RGB", (5, 5)).save(pictures / "new.png")
     folder_index(small_model, pictures)

@@ -11,8 +11,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import distilclip.training as training
-from distilclip import load_pairs, train
+from distilclip import TrainConfig, load_pairs, train
 from distilclip.runs.checkpoint import STATE_FILE, read_state
+from distilclip.runs.settings import PRESETS
 from distilclip.training import start_run
 
 RANDOM = {"dropout": 0.1, "patch_dropout": 0.25, "augmentation": 1.0, "flip": True}
@@ -25,6 +26,7 @@ RANDOM = {"dropout": 0.1, "patch_dropout": 0.25, "augmentation": 1.0, "flip": Tr
         (3, {}),
         (5, {"text_lr": 1e-4}),
         (2, {"ema": 0.9}),
+        (3, {"text_lr": 1e-4, "captions_per_picture": 2, "sort_captions": True}),
         (5, {"text_lr": 1e-4, "ema": 0.99, "micro_batch": 5}),
         (5, {"precision": "float16"}),
         (3, {"precision": "bfloat16"}),
@@ -96,6 +98,17 @@ def test_a_setting_that_an_older_version_did_not_know_was_off_then(config, tmp_p
     read_state(tmp_path, config(tmp_path, **changes))
     with pytest.raises(ValueError, match=r"started with text_start 0\.0: resume with the same"):
         read_state(tmp_path, config(tmp_path, **changes | {"text_start": 0.5}))
+
+
+def test_what_a_preset_was_called_does_not_matter_but_its_settings_do(config, tmp_path):
+    old = PRESETS["t4-drawings"] | {"crop_scale": 1.0}
+    shape = {"patch_size": 8, "text_model": config(tmp_path).text_model, "device": "cpu"}
+    shape |= {"image_size": 32, "dim": 32, "depth": 1, "num_heads": 2, "batch_size": 16}
+    about = {"data": config(tmp_path).data, "out": str(tmp_path), "epochs": 1}
+    train(TrainConfig(preset="t4", **old | shape | about), progress=False)
+    read_state(tmp_path, TrainConfig(preset="t4-drawings", **shape | about))
+    with pytest.raises(ValueError, match=r"started with .*text_start 0\.5"):
+        read_state(tmp_path, TrainConfig(preset="t4", **shape | about))
 
 
 def files_of(folder: Path) -> dict[Path, bytes]:

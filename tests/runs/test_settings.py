@@ -37,6 +37,11 @@ def test_photographs_and_drawings_have_presets_of_their_own():
         ({"crop_scale": 0.0}, "crop_scale must be above 0 and at most 1, got 0.0"),
         ({"crop_scale": 1.5}, "crop_scale must be above 0 and at most 1, got 1.5"),
         ({"precision": "int8"}, "Unknown precision"),
+        ({"captions_per_picture": 0}, "captions_per_picture must be at least 1, got 0"),
+        (
+            {"captions_per_picture": 2, "mask_positives": False},
+            "captions_per_picture above 1 needs mask_positives",
+        ),
         ({"micro_batch": -1}, "micro_batch must not be negative, got -1"),
         ({"ema": 1.0}, r"ema must be in \[0, 1\), got 1.0"),
         ({"embed_dim": 0}, "embed_dim must be at least 1"),

@@ -5,13 +5,18 @@ import json
 import pytest
 from samples import folder_of, picture
 
-from distilclip.sources.coco import READERS
+from distilclip.sources import coco
 from distilclip.sources.entries import Asked
+
+OWN_READERS = (
+    (coco.recognises_coco, coco.read_coco),
+    (coco.recognises_karpathy, coco.read_karpathy),
+)
 
 
 def read(path, **asked):
     """The captions and the split of each picture, by the one reader that takes the source."""
-    readers = [reader for _, recognises, reader in READERS if recognises(path)]
+    readers = [reader for recognises, reader in OWN_READERS if recognises(path)]
     assert readers
     return {e.image_id: (e.captions, e.split) for e in readers[0](path, Asked(**asked))}
 
@@ -234,4 +239,4 @@ def test_other_layouts_are_not_recognised(tmp_path):
     coco(tmp_path / "below" / "deep")
     (tmp_path / "below" / "README").write_text("one more")
     for name in ("texts", "below", "absent", "texts/dataset.json", "texts/p1.png"):
-        assert not any(recognises(tmp_path / name) for _, recognises, _ in READERS)
+        assert not any(recognises(tmp_path / name) for recognises, _ in OWN_READERS)

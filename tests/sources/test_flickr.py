@@ -9,15 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import folder_of, picture
 
+from distilclip.sources import flickr
 from distilclip.sources.entries import Asked
-from distilclip.sources.flickr import READERS, columns_in, split_line
+from distilclip.sources.flickr import columns_in, split_line
 
+OWN_READERS = (
+    (flickr.recognises_tokens, flickr.read_tokens),
+    (flickr.recognises_table, flickr.read_table),
+)
 BARS = "image_name| comment_number| comment\n"
 
 
 def read(path, **asked):
     """The captions and the split of each picture, by the one reader that takes the source."""
-    readers = [reader for _, recognises, reader in READERS if recognises(path)]
+    readers = [reader for recognises, reader in OWN_READERS if recognises(path)]
     assert len(readers) == 1
     return {e.image_id: (e.captions, e.split) for e in readers[0](path, Asked(**asked))}
 
@@ -241,7 +246,7 @@ def test_a_table_for_each_folder_of_a_split(tmp_path):
     found = read(tmp_path)
     assert found["Val/0.jpg"] == (["Val"], "Val") and len(found) == 3
     (tmp_path / "test2017").rename(tmp_path / "holdout")
-    with pytest.raises(ValueError, match="holdout lies beside folders that are splits"):
+    with pytest.raises(ValueError, match="holdout looks like a split"):
         read(tmp_path)
     (tmp_path / "holdout").rename(tmp_path / "test")
     (tmp_path / "Val" / "captions.txt").unlink()
@@ -281,7 +286,7 @@ def test_other_layouts_are_not_recognised(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "results.csv").write_text("run,score\n1,2\n")
     for name in ("texts", "below", "empty", ".", "results.csv", "absent"):
-        assert not any(recognises(tmp_path / name) for _, recognises, _ in READERS)
+        assert not any(recognises(tmp_path / name) for recognises, _ in OWN_READERS)
 
 
 @pytest.mark.parametrize("line", ["", "a sentence, and another", "1.5,2", "file: 1.jpg"])

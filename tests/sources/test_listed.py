@@ -11,8 +11,10 @@ from distilclip.sources.listed import (
     folders_called,
     holds_captioned_pictures,
     inner,
+    report_unlisted,
     split_word_in,
 )
+from distilclip.sources.places import Place
 
 
 def test_a_picture_is_found_in_the_first_folder_that_has_it(tmp_path):
@@ -60,8 +62,41 @@ def test_what_a_list_does_not_name_is_counted(tmp_path, caplog):
         picture(tmp_path / "Images" / "sub" / f"{number}.jpg", (number, 0, 0))
     pictures = ListedPictures(tmp_path, folders_called(tmp_path, ["Images"]))
     pictures.find("sub/0.jpg", "in a list")
-    pictures.report_unlisted(tmp_path / "list.txt")
-    assert "Left out 4 pictures, not listed in" in caplog.text
+    report_unlisted([pictures], "list.txt")
+    assert "Left out 4 pictures, not listed in list.txt" in caplog.text
+
+
+def test_what_one_of_two_lists_names_is_not_left_out(tmp_path, caplog):
+    lists = []
+    for number in range(2):
+        picture(tmp_path / "Images" / f"{number}.jpg", (number, 0, 0))
+        lists.append(ListedPictures(tmp_path, folders_called(tmp_path, ["Images"])))
+        lists[-1].find(f"{number}.jpg", "in a list")
+    report_unlisted(lists, "both")
+    assert not caplog.text
+
+
+def test_a_name_is_looked_for_in_the_folders_below(tmp_path):
+    """In the folder of the table's own split first; never in hidden ones."""
+    for place, colour in (("train", "red"), ("val", "blue"), (".old", "green")):
+        picture(tmp_path / "images" / place / "1.jpg", colour)
+    picture(tmp_path / "images" / ".old" / "2.jpg")
+    for split in ("train", "val"):
+        place = Place(tmp_path, first=[split])
+        assert place.find("1.jpg", "in a list")[1] == f"images/{split}/1.jpg"
+    with pytest.raises(ValueError, match="different pictures"):
+        Place(tmp_path).find("1.jpg", "in a list")
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        Place(tmp_path).find("2.jpg", "in a list")
+
+
+@pytest.mark.parametrize("name", ["1.JPG", "1"])
+def test_a_name_that_is_nearly_right_is_told(name, tmp_path):
+    picture(tmp_path / "1.jpg")
+    if (tmp_path / name).exists():
+        pytest.skip("this system does not tell capitals apart")
+    with pytest.raises(FileNotFoundError, match=r"there is '1\.jpg'"):
+        Place(tmp_path).find(name, "in a list")
 
 
 def test_the_word_for_a_split_in_a_name():

@@ -75,7 +75,7 @@ def test_words_for_splits_in_names_of_folders(names, tmp_path):
 def test_a_folder_beside_the_splits_is_refused_by_name(odd, tmp_path):
     for number, name in enumerate(("train", "test", odd)):
         split_folder(tmp_path, name, 4 * number)
-    with pytest.raises(ValueError, match=rf"{odd} holds pictures"):
+    with pytest.raises(ValueError, match=rf"{odd} looks like a split"):
         load_pairs(tmp_path)
     with pytest.raises(ValueError, match="beside the folders train, test"):
         (tmp_path / odd).rename(tmp_path / ".away")
@@ -86,7 +86,7 @@ def test_a_folder_beside_the_splits_is_refused_by_name(odd, tmp_path):
 def test_splits_alone_that_are_not_understood_are_refused(tmp_path):
     split_folder(tmp_path, "train_small", 0)
     split_folder(tmp_path, "test_small", 4)
-    with pytest.raises(ValueError, match="test_small holds pictures"):
+    with pytest.raises(ValueError, match="test_small looks like a split"):
         load_pairs(tmp_path)
 
 

@@ -1,6 +1,5 @@
 """What is said of the packaged model is what made it."""
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -8,14 +7,13 @@ from pathlib import Path
 import pytest
 
 from distilclip import TrainConfig
+from distilclip.book.stored import stored_results
 from distilclip.command.cli import build_parser
 from distilclip.runs.checkpoint import ELSEWHERE
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
 import package_model
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -48,5 +46,5 @@ def test_the_command_can_be_run():
 
 @pytest.mark.parametrize("name", ["emoji_cpu", "emoji_long"])
 def test_the_stored_commands_are_those_of_the_stored_settings(name):
-    stored = json.loads((ROOT / "book" / "results" / f"{name}.json").read_text())
+    stored = stored_results(name)
     assert package_model.command_of(stored["settings"]) == stored["command"]
