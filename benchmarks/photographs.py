@@ -40,13 +40,19 @@ RECIPES = {  # what each changes in its preset, besides the sizes
     DRAWINGS: {"preset": "t4-drawings"},
     NEW: {"preset": "t4"},
     "t4-drawings, text from the start": {"preset": "t4-drawings", "text_start": 0.0},
+    "t4, all patches": {"preset": "t4", "patch_dropout": 0.0},
+    "t4, two captions a picture": {"preset": "t4", "captions_per_picture": 2},
     "t4, crops from 0.25": {"preset": "t4", "crop_scale": 0.25},
     "t4, no crops": {"preset": "t4", "crop_scale": 1.0},
-    "t4, two thirds of the patches left out": {"preset": "t4", "patch_dropout": 2 / 3},
-    "t4, all patches": {"preset": "t4", "patch_dropout": 0.0},
-    "t4, text_lr 1e-4": {"preset": "t4", "text_lr": 1e-4},
-    "t4, lr 1e-3": {"preset": "t4", "lr": 1e-3},
     "t4, average of the weights": {"preset": "t4", "ema": 0.99},
+    "t4, text_lr 3e-5": {"preset": "t4", "text_lr": 3e-5},
+    "t4, text_lr 3e-5, all patches": {"preset": "t4", "text_lr": 3e-5, "patch_dropout": 0.0},
+    "t4, text_lr 3e-5, lr 1e-3": {"preset": "t4", "text_lr": 3e-5, "lr": 1e-3},
+    "t4, text_lr 3e-5, five captions a picture": {
+        "preset": "t4",
+        "text_lr": 3e-5,
+        "captions_per_picture": 5,
+    },
 }
 
 

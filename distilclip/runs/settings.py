@@ -47,7 +47,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_heads": 6,
         "patch_dropout": 0.5,
         "image_pool": "mean",
-        "text_lr": 3e-5,
+        "text_lr": 1e-4,
         "full_size_start": 0.0,
         "epochs": 25,
         "batch_size": 128,
