@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import itertools
 import json
+import logging
 import sys
 import typing
 from pathlib import Path
@@ -65,11 +66,22 @@ def describe(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
+class Notes(logging.Handler):
+    """What the package notes, as lines on standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tell(printable(self.format(record)), sys.stderr)
+
+
 def quieten_libraries() -> None:
-    """Keep other libraries' progress bars and notes out of ours."""
+    """Keep other libraries' progress bars and notes out; show those of ours."""
     import datasets
     import transformers
 
+    log = logging.getLogger("distilclip")
+    log.setLevel(logging.INFO)
+    if not any(isinstance(handler, Notes) for handler in log.handlers):
+        log.addHandler(Notes())
     datasets.disable_progress_bars()
     transformers.logging.set_verbosity_error()
 

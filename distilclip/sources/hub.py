@@ -45,6 +45,7 @@ from distilclip.sources.skipping import refuse_or_skip, report_skipped
 from distilclip.sources.splits import (
     SPLIT_WORDS,
     SPLITS,
+    report_sizes,
     split_name,
     with_all_splits,
 )
@@ -574,4 +575,6 @@ def select_pictures(
     for split in sorted(parts, key=lambda split: (*SPLITS, split).index(split)):
         some = [rows for rows in parts[split] if len(rows)] or parts[split][:1]
         pairs[split] = datasets.concatenate_datasets(some) if some[1:] else some[0]
-    return with_all_splits(pairs, name)
+    pairs = with_all_splits(pairs, name)
+    report_sizes(pairs, name)
+    return pairs

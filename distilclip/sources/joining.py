@@ -18,6 +18,7 @@ from distilclip.sources.entries import Asked, Entry, rows_of
 from distilclip.sources.skipping import LOG, refuse_or_skip, report_skipped
 from distilclip.sources.splits import (
     SPLITS,
+    report_sizes,
     split_name,
     split_order,
     with_all_splits,
@@ -75,7 +76,9 @@ def pairs_of(
         raise ValueError(f"No captioned pictures in {name}.")
     order = sorted(kept, key=lambda split: (*SPLITS, split).index(split))
     pairs = datasets.DatasetDict({split: rows_of(kept[split]) for split in order})
-    return with_all_splits(pairs, name)
+    pairs = with_all_splits(pairs, name)
+    report_sizes(pairs, name)
+    return pairs
 
 
 def refuse_blanks(

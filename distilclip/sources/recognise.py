@@ -20,7 +20,7 @@ from distilclip.sources.entries import Asked, Entry
 from distilclip.sources.joining import pairs_of
 from distilclip.sources.places import Place
 from distilclip.sources.scenes import load_scenes
-from distilclip.sources.splits import SPLIT_WORDS
+from distilclip.sources.splits import SPLIT_WORDS, report_sizes
 from distilclip.sources.tables import TEXT_TABLES, read_table
 
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ def load_own(name: str, asked: Asked) -> datasets.DatasetDict:
             f"{name} names its own columns: the options for columns and delimiters "
             "are for sources of one's own."
         )
-    return OWN_SOURCES[name]()
+    pairs = OWN_SOURCES[name]()
+    report_sizes(pairs, name)
+    return pairs
 
 
 def load_path(path: Path, asked: Asked) -> datasets.DatasetDict:

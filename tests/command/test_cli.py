@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -409,3 +411,18 @@ def test_the_options_for_tables_reach_the_table(tmp_path, run, capsys):
     assert main(["train", "--out", str(tmp_path / "new"), *options]) == 1
     assert "has no split 'train', only test." in capsys.readouterr().err
     assert not (tmp_path / "new" / "model.safetensors").exists()
+
+
+def test_what_was_read_is_said(pictures, tmp_path, capsys):
+    folder = tmp_path / "pictures"
+    shutil.copytree(pictures, folder)
+    shutil.copy(folder / "p0.png", folder / "again.png")
+    (folder / "again.txt").write_text("the first shade once more")
+    train = ["train", "--data", str(folder), "--out", str(tmp_path / "run"), "--epochs", "1"]
+    assert main([*train, *TINY]) == 0
+    said = capsys.readouterr().err
+    assert "1 row was joined" in said
+    sizes = re.search(
+        r"train (\d+) pictures with (\d+) captions, validation (\d+).*test (\d+)", said
+    )
+    assert int(sizes[1]) + int(sizes[3]) + int(sizes[4]) == 20
