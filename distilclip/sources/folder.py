@@ -192,7 +192,7 @@ class Texts:
     """The files of captions beside pictures, whatever the case of their endings."""
 
     def __init__(self, folder: Path):
-        self.folder = folder
+        self.folder, self.place = folder, Place(folder)
         self.places: dict[str, dict[str, str]] = {}
         self.used: set[Path] = set()
 
@@ -277,6 +277,8 @@ def read_text_file(
         return
     try:
         check_name(path.name, f"in {path.parent}")
+        for file in filter(None, (path, text)):  # links are followed, but not out
+            texts.place.find(file.relative_to(folder).as_posix(), "in the folder")
         if text is None:
             raise ValueError(
                 f"{path} has no captions: expected {path.stem}.txt beside it, or a "

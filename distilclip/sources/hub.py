@@ -97,7 +97,7 @@ def load_saved(folder: Path, asked: Asked) -> datasets.DatasetDict:
         loaded = datasets.load_from_disk(str(folder))
     except UNREADABLE as error:
         raise unreadable(folder, error) from None
-    return load_memory(loaded, asked, str(folder), Place(folder, anywhere=True))
+    return load_memory(loaded, asked, str(folder), Place(folder))
 
 
 def is_saved(folder: Path) -> bool:

@@ -91,3 +91,27 @@ def test_a_picture_without_captions_is_refused(tmp_path):
     (folder / "p3.txt").write_text(" \n")
     with pytest.raises(ValueError, match="Empty caption"):
         load_pairs(folder)
+
+
+@pytest.mark.parametrize("end", [".png", ".txt"])
+def test_a_link_leads_to_a_file_of_the_folder_and_never_out_of_it(tmp_path, end):
+    folder = tmp_path / "pictures"
+    for n in range(4):
+        picture(folder / f"{n}.png", (20 * n, 99, n))
+        (folder / f"{n}.txt").write_text(f"number {n}")
+    picture(folder / "deep" / "5.png", "red")
+    (folder / "deep" / "5.txt").write_text("number 5")
+    for kind in (".png", ".txt"):
+        (folder / f"inside{kind}").symlink_to(folder / "deep" / f"5{kind}")
+    texts = {t for rows in load_pairs(folder).values() for ts in rows["captions"] for t in ts}
+    assert texts == {"number 0", "number 1", "number 2", "number 3", "number 5"}
+    picture(tmp_path / "secret.png", "blue")
+    (tmp_path / "secret.txt").write_text("a secret")
+    (folder / f"0{end}").unlink()
+    (folder / f"0{end}").symlink_to(tmp_path / f"secret{end}")
+    with pytest.raises(ValueError, match=f"0{end}.* lies outside"):
+        load_pairs(folder)
+    kept = load_pairs(folder, skip_broken=True)
+    assert (
+        "a secret" not in str(list(kept["train"]["captions"])) and sum(map(len, kept.values())) == 4
+    )

@@ -1,9 +1,11 @@
 """The layouts of the Hub give the columns of every source, and each name its data set."""
 
+import json
+
 import datasets
 import pytest
 from PIL import Image
-from samples import COLUMNS
+from samples import COLUMNS, picture
 
 from distilclip import load_pairs
 
@@ -72,3 +74,19 @@ def test_the_names_of_the_hub_sources(name, hub_id, sizes, monkeypatch):
     pairs = load_pairs(name)
     assert [len(pairs[s]) for s in ("train", "validation", "test")] == sizes
     assert all(len(c) == (5 if name == "flickr8k" else 1) for c in pairs["test"]["captions"])
+
+
+@pytest.mark.parametrize("name", ["{outside}", "../secret.png"])
+def test_what_was_saved_names_no_file_outside_its_folder(tmp_path, monkeypatch, name):
+    secret, folder = tmp_path / "secret.png", tmp_path / "saved"
+    picture(secret, "blue")
+    cells = [{"bytes": secret.read_bytes() + bytes([n]), "path": None} for n in range(5)]
+    cells.append({"bytes": None, "path": name.format(outside=secret)})
+    rows = {"image": cells, "caption": [f"number {n}" for n in range(6)]}
+    datasets.Dataset.from_dict(rows).save_to_disk(str(folder))
+    info = json.loads((folder / "dataset_info.json").read_text())
+    info["features"]["image"] = {"_type": "Image"}
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    monkeypatch.chdir(folder)
+    with pytest.raises(ValueError, match="lies outside"):
+        load_pairs(folder)
