@@ -1,12 +1,14 @@
 """The command `distilclip`: train, evaluate and search from a shell."""
 
 import argparse
+import contextlib
 import dataclasses
 import itertools
 import json
 import logging
 import sys
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 
 from distilclip import __version__
@@ -26,9 +28,10 @@ def main(arguments: list[str] | None = None) -> int:
     prepare_streams()
     options = build_parser(arguments).parse_args(arguments)
     try:
-        quieten_libraries()  # imports them, which takes seconds: Ctrl-C may come
-        status = options.run(options) or 0
-        sys.stdout.flush()
+        with notes_shown():
+            quieten_libraries()  # imports them, for seconds: Ctrl-C may come
+            status = options.run(options) or 0
+            sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output, such as `head`, has enough
         silence(sys.stdout)
         return 0
@@ -73,15 +76,25 @@ class Notes(logging.Handler):
         tell(printable(self.format(record)), sys.stderr)
 
 
+@contextlib.contextmanager
+def notes_shown() -> Iterator[None]:
+    """Show what the package notes, also where nothing is wrong, in the block."""
+    log, notes = logging.getLogger("distilclip"), Notes()
+    before = log.level
+    log.setLevel(logging.INFO)
+    log.addHandler(notes)
+    try:
+        yield
+    finally:
+        log.removeHandler(notes)
+        log.setLevel(before)
+
+
 def quieten_libraries() -> None:
-    """Keep other libraries' progress bars and notes out; show those of ours."""
+    """Keep other libraries' progress bars and notes out of ours."""
     import datasets
     import transformers
 
-    log = logging.getLogger("distilclip")
-    log.setLevel(logging.INFO)
-    if not any(isinstance(handler, Notes) for handler in log.handlers):
-        log.addHandler(Notes())
     datasets.disable_progress_bars()
     transformers.logging.set_verbosity_error()
 

@@ -174,7 +174,7 @@ def test_the_number_of_rows_joined_is_said_in_one_line(tmp_path, caplog):
         as_copies(tmp_path / "train", [[[0]]] * COUNT if number else [])
     with caplog.at_level(logging.INFO, "distilclip.sources"):
         load_pairs(tmp_path)
-    (line,) = [r.getMessage() for r in caplog.records if "joined" in r.getMessage()]
+    (line,) = [r.getMessage() for r in caplog.records if "were joined" in r.getMessage()]
     assert "rows were joined" in line and "kept only where held out" in line
 
 
