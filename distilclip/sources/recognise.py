@@ -20,7 +20,8 @@ from distilclip.sources.entries import Asked, Entry
 from distilclip.sources.joining import pairs_of
 from distilclip.sources.places import Place
 from distilclip.sources.scenes import load_scenes
-from distilclip.sources.splits import SPLIT_WORDS, report_sizes
+from distilclip.sources.splits import SPLIT_WORDS
+from distilclip.sources.summary import report
 from distilclip.sources.tables import TEXT_TABLES, read_table
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def load_own(name: str, asked: Asked) -> datasets.DatasetDict:
             "are for sources of one's own."
         )
     pairs = OWN_SOURCES[name]()
-    report_sizes(pairs, name)
+    report(pairs, name)
     return pairs
 
 
