@@ -331,16 +331,16 @@ def restyle(
     kernels = torch.randn(batch, channels, channels, 3, 3, generator=generator)
     blend = 0.6 * torch.rand(batch, 1, 1, 1, generator=generator)
     chosen = (torch.rand(batch, generator=generator) < texture).nonzero().squeeze(1)
-    if len(chosen):
-        kernels = kernels[chosen].flatten(0, 1).to(images.device)
-        kernels = kernels / math.sqrt(9 * channels)
-        blend, chosen = blend[chosen].to(images.device), chosen.to(images.device)
-        some = images[chosen]
-        flat = some.reshape(1, -1, height, width) - 0.5
+    kernels, images = kernels / math.sqrt(9 * channels), images.clone()
+    for start in range(0, len(chosen), 16):  # all at once takes twice the memory
+        some = chosen[start : start + 16]
+        weight = kernels[some].flatten(0, 1).to(images.device)
+        mix, some = blend[some].to(images.device), some.to(images.device)
+        flat = images[some].reshape(1, -1, height, width) - 0.5
         flat = F.pad(flat, (1, 1, 1, 1), mode="replicate")
-        other = F.conv2d(flat, kernels, groups=len(chosen)).view_as(some) + 0.5
-        mixed = torch.lerp(some, other, blend).clamp(0, 1)
-        images = images.index_copy(0, chosen, mixed)
+        other = F.conv2d(flat, weight, groups=len(some)) + 0.5
+        other = other.view(-1, channels, height, width)
+        images[some] = torch.lerp(images[some], other, mix).clamp(0, 1)
 
     size = (height, width)
     light = (torch.rand(batch, 1, 3, 3, generator=generator) * 2 - 1) * shade
