@@ -29,7 +29,12 @@ from distilclip.sources.recognise import (
     load_path,
 )
 from distilclip.storage.files import holds_array, reserve_space, write_whole
-from distilclip.storage.pictures import PIXELS_VERSION, decode_image, square
+from distilclip.storage.pictures import (
+    PIXELS_VERSION,
+    decode_image,
+    refusal,
+    square,
+)
 
 HUB_SOURCES = {"flickr8k": "jxie/flickr8k", "naruto": "lambda/naruto-blip-captions"}
 
@@ -116,10 +121,7 @@ def fill_pixels(
             image = square(decode_image(value), size)
         except (ValueError, OSError) as error:
             name = rows["image_id"][position]
-            raise ValueError(
-                f"Cannot decode the image {name!r}: {error}. "
-                "Repair it, take it out, or skip such pictures (skip_broken)."
-            ) from None
+            raise ValueError(refusal(name, error)) from None
         array[position] = np.asarray(image).transpose(2, 0, 1)
 
 

@@ -24,7 +24,7 @@ OWN_PLACES = (
 )
 # What most captions of a source should not be: what is said of them, and to do
 DOUBTS = {
-    r"^[\p{Nd}\s.,:;/+-]+$": ("are numbers", OTHER_COLUMN),
+    r"^[\p{N}\s.,:;/+-]+$": ("are numbers", OTHER_COLUMN),
     r"^[Hh][Tt][Tt][Pp][Ss]?://\S+$": ("are addresses", OTHER_COLUMN),
     r"^\S+\.(?i:jpe?g|png|webp|gif|bmp|tiff?|txt|json)(#\d+)?$": (
         "are names of files",

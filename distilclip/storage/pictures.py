@@ -256,6 +256,14 @@ def find_fault(image: dict | None) -> str | None:
     return None
 
 
+def refusal(name: str, fault: object) -> str:
+    """The sentence for a picture of a data set that cannot be decoded."""
+    return (
+        f"Cannot decode the image {name!r}: {fault}. Repair it, take it out, or "
+        "skip such pictures (--skip-broken, in Python skip_broken)."
+    )
+
+
 def why_undecodable(error: Exception) -> str:
     """What an error of Pillow means, as a part of a sentence."""
     if isinstance(error, UnidentifiedImageError):
