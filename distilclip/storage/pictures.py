@@ -96,7 +96,8 @@ class FoundPictures(NamedTuple):
 def find_pictures(folder: Path) -> FoundPictures:
     """Every picture below `folder`, in the order of their paths.
 
-    Hidden files and folders and links that lead nowhere are left out.
+    Hidden files and folders are left out. Links that lead nowhere, and what is no
+    plain file, are no pictures.
     """
     found: dict[str, os.stat_result] = {}
     closed: list[OSError] = []
@@ -113,12 +114,16 @@ def find_pictures(folder: Path) -> FoundPictures:
                 continue
             try:
                 status = path.stat()
-            except FileNotFoundError:  # gone since, or a link to nowhere
+            except FileNotFoundError:
+                if path.is_symlink():  # else it is gone since
+                    others[f"{suffix} that leads nowhere"] += 1
                 continue
             except OSError as error:  # a link to itself, or into a closed folder
                 closed.append(error)
                 continue
-            if path.is_file():
+            if not path.is_file():
+                others[f"{suffix} that is no plain file"] += 1
+            else:
                 found[path.relative_to(folder).as_posix()] = status
     in_order = sorted(found, key=lambda name: name.split("/"))
     counted = dict(sorted(others.items(), key=lambda item: (-item[1], item[0])))
