@@ -66,6 +66,16 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             shutil.rmtree(place, ignore_errors=True)
 
 
+def make_private(folder: Path) -> None:
+    """Make a folder that only its owner can look into, where it is not there yet.
+
+    What cannot be made is no error here, but where something is written into it.
+    """
+    with contextlib.suppress(OSError):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+
 def is_stream(path: Path) -> bool:
     """Whether `path` is a device, a pipe, or one of this process's open files."""
     real = os.path.abspath(path)

@@ -128,3 +128,14 @@ def test_two_processes_at_once_leave_one_whole_index(small_model, pictures):
         children.append(child)
     assert all(os.waitpid(child, 0)[1] == 0 for child in children)
     assert folder_index(small_model, pictures).done == "3 pictures: 0 embedded, 0 forgotten"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_the_cache_is_for_its_owner_alone(small_model, pictures):
+    folder_index(small_model, pictures)
+    file = index_file(small_model, pictures)
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert file.parent.stat().st_mode & 0o777 == 0o700
+    Image.new("RGB", (5, 5)).save(pictures / "new.png")
+    folder_index(small_model, pictures)
+    assert file.stat().st_mode & 0o777 == 0o600
