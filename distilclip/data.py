@@ -128,7 +128,7 @@ def fill_pixels(
 def fingerprint(rows: datasets.Dataset) -> str:
     """A hash of a split's images: of their bytes, or else of their files.
 
-    A file goes by its path, its size and the time of its last change.
+    A file goes by its path, its size, the times of its last changes and its inode.
     """
     digest = hashlib.sha256()
     undecoded = rows.cast_column("image", datasets.Image(decode=False))
@@ -137,7 +137,8 @@ def fingerprint(rows: datasets.Dataset) -> str:
         content, path = image["bytes"] or b"", image["path"]
         if not content and path:
             status = Path(path).stat()
-            content = f"{path} {status.st_size} {status.st_mtime_ns}".encode()
+            times = f"{status.st_mtime_ns} {status.st_ctime_ns}"
+            content = f"{path} {status.st_size} {times} {status.st_ino}".encode()
         digest.update(hashlib.sha256(content).digest())
     return digest.hexdigest()[:32]
 
