@@ -67,6 +67,7 @@ class Run:
     config: TrainConfig
     average: DistilCLIP | None = None
     data: str = ""  # a hash of the pairs that it is trained on
+    start: str = ""  # a hash of the model that it started from, where there is one
     step: int = 0
     history: list[dict] = field(default_factory=list)
     sums: dict = field(default_factory=new_sums)
@@ -250,6 +251,7 @@ def save_run(run: Run, folder: Path) -> None:
         "precision": run.precision,
         "config": settings,
         "data": run.data,
+        "start": run.start,
         "scaler": run.scaler.state_dict(),
         "history": run.history,
         "epoch": run.sums,
@@ -338,6 +340,7 @@ def read_state(folder: Path, config: TrainConfig) -> dict:
                 name: opened.get_tensor(name)
                 for name in opened.keys()  # noqa: SIM118
             }
+        state.setdefault("start", "")
         missing = {"step", "precision", "scaler", "history"} - state.keys()
         if missing:
             raise ValueError(f"it says nothing of {', '.join(sorted(missing))}")
