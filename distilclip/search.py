@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import datasets
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -28,6 +29,7 @@ from distilclip.model import DistilCLIP
 from distilclip.storage.pictures import (
     LOG,
     TEXT_SUFFIXES,
+    Pictures,
     describe_others,
     find_pictures,
     read_pictures,
@@ -40,9 +42,9 @@ Template = str | Callable[[str], str]  # "a picture of {}", or what writes it
 
 @torch.no_grad()
 def retrieval_metrics(
-    image_embeds: Tensor,
-    text_embeds: Tensor,
-    image_ids_of_texts: Tensor | Sequence[int],
+    image_embeds: Tensor | np.ndarray,
+    text_embeds: Tensor | np.ndarray,
+    image_ids_of_texts: Tensor | np.ndarray | Sequence[int],
     ks: Sequence[int] = (1, 5, 10),
     chunk: int = 512,
     texts: Sequence[str] | None = None,
@@ -50,10 +52,10 @@ def retrieval_metrics(
 ) -> dict[str, float]:
     """Recall at k both ways: {"i2t_r1": ..., "t2i_r10": ...}, shares from 0 to 1.
 
-    `image_embeds` (N, E) and `text_embeds` (M, E) are unit vectors;
-    `image_ids_of_texts` (M) gives for each text the row of its image. t2i: the
-    share of texts with a right image among the k nearest images. i2t: the share of
-    images (that have a text) with a right caption among the k nearest captions.
+    `image_embeds` (N, E) and `text_embeds` (M, E) are unit vectors, in tensors or
+    arrays; `image_ids_of_texts` (M) gives for each text the row of its image. t2i:
+    the share of texts with a right image among the k nearest images. i2t: the share
+    of images (that have a text) with a right caption among the k nearest captions.
 
     A text is right for its image. With `texts`, the strings themselves, equal ones
     are one caption: right for the images of all of them, one rival to every other
@@ -65,6 +67,8 @@ def retrieval_metrics(
     Raises ValueError for image ids or texts that do not fit, and for embeddings
     that are not finite.
     """
+    image_embeds = torch.as_tensor(image_embeds)
+    text_embeds = torch.as_tensor(text_embeds)
     owners, order = texts_by_image(
         image_ids_of_texts, len(image_embeds), text_embeds
     )
@@ -193,7 +197,7 @@ def count_nearer(
 
 
 def texts_by_image(
-    owners: Tensor | Sequence[int], images: int, text_embeds: Tensor
+    owners: Tensor | np.ndarray | Sequence[int], images: int, text_embeds: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The image of each text, sorted, and the texts in that order.
 
@@ -318,7 +322,7 @@ def expand_queries(
 
 def zero_shot_classify(
     model: DistilCLIP,
-    images: Tensor | Sequence[Image.Image],
+    images: Pictures,
     class_names: Sequence[str],
     templates: Template | Sequence[Template] = ("a picture of {}",),
 ) -> Tensor:
@@ -455,9 +459,7 @@ class ImageIndex:
             embeds.append(model.encode_image(pixels).cpu())
         return cls(model, rows["image_id"], torch.cat(embeds))
 
-    def add(
-        self, names: Sequence[str], images: Tensor | Sequence[Image.Image]
-    ) -> None:
+    def add(self, names: Sequence[str], images: Pictures) -> None:
         """Embed more pictures, as for `encode_image`; a known name is replaced."""
         if isinstance(names, str):
             raise ValueError(f"names must be a list, got the string {names!r}.")
