@@ -45,6 +45,8 @@ RECIPES = {  # what each changes in its preset, besides the sizes
     "t4, crops from 0.25": {"preset": "t4", "crop_scale": 0.25},
     "t4, no crops": {"preset": "t4", "crop_scale": 1.0},
     "t4, average of the weights": {"preset": "t4", "ema": 0.99},
+    "t4, text_lr 2e-4": {"preset": "t4", "text_lr": 2e-4},
+    "t4, batches of 128": {"preset": "t4", "batch_size": 128},
     "t4, text_lr 3e-5": {"preset": "t4", "text_lr": 3e-5},
     "t4, text_lr 3e-5, all patches": {"preset": "t4", "text_lr": 3e-5, "patch_dropout": 0.0},
     "t4, text_lr 3e-5, lr 1e-3": {"preset": "t4", "text_lr": 3e-5, "lr": 1e-3},

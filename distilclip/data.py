@@ -29,7 +29,12 @@ from distilclip.sources.recognise import (
     load_path,
 )
 from distilclip.storage.files import holds_array, reserve_space, write_whole
-from distilclip.storage.pictures import PIXELS_VERSION, decode_image, square
+from distilclip.storage.pictures import (
+    PIXELS_VERSION,
+    decode_image,
+    refusal,
+    square,
+)
 
 HUB_SOURCES = {"flickr8k": "jxie/flickr8k", "naruto": "lambda/naruto-blip-captions"}
 
@@ -116,17 +121,14 @@ def fill_pixels(
             image = square(decode_image(value), size)
         except (ValueError, OSError) as error:
             name = rows["image_id"][position]
-            raise ValueError(
-                f"Cannot decode the image {name!r}: {error}. "
-                "Repair it, take it out, or skip such pictures (skip_broken)."
-            ) from None
+            raise ValueError(refusal(name, error)) from None
         array[position] = np.asarray(image).transpose(2, 0, 1)
 
 
 def fingerprint(rows: datasets.Dataset) -> str:
     """A hash of a split's images: of their bytes, or else of their files.
 
-    A file goes by its path, its size and the time of its last change.
+    A file goes by its path, its size, the times of its last changes and its inode.
     """
     digest = hashlib.sha256()
     undecoded = rows.cast_column("image", datasets.Image(decode=False))
@@ -135,7 +137,8 @@ def fingerprint(rows: datasets.Dataset) -> str:
         content, path = image["bytes"] or b"", image["path"]
         if not content and path:
             status = Path(path).stat()
-            content = f"{path} {status.st_size} {status.st_mtime_ns}".encode()
+            times = f"{status.st_mtime_ns} {status.st_ctime_ns}"
+            content = f"{path} {status.st_size} {times} {status.st_ino}".encode()
         digest.update(hashlib.sha256(content).digest())
     return digest.hexdigest()[:32]
 
@@ -331,16 +334,16 @@ def restyle(
     kernels = torch.randn(batch, channels, channels, 3, 3, generator=generator)
     blend = 0.6 * torch.rand(batch, 1, 1, 1, generator=generator)
     chosen = (torch.rand(batch, generator=generator) < texture).nonzero().squeeze(1)
-    if len(chosen):
-        kernels = kernels[chosen].flatten(0, 1).to(images.device)
-        kernels = kernels / math.sqrt(9 * channels)
-        blend, chosen = blend[chosen].to(images.device), chosen.to(images.device)
-        some = images[chosen]
-        flat = some.reshape(1, -1, height, width) - 0.5
+    kernels, images = kernels / math.sqrt(9 * channels), images.clone()
+    for start in range(0, len(chosen), 16):  # all at once takes twice the memory
+        some = chosen[start : start + 16]
+        weight = kernels[some].flatten(0, 1).to(images.device)
+        mix, some = blend[some].to(images.device), some.to(images.device)
+        flat = images[some].reshape(1, -1, height, width) - 0.5
         flat = F.pad(flat, (1, 1, 1, 1), mode="replicate")
-        other = F.conv2d(flat, kernels, groups=len(chosen)).view_as(some) + 0.5
-        mixed = torch.lerp(some, other, blend).clamp(0, 1)
-        images = images.index_copy(0, chosen, mixed)
+        other = F.conv2d(flat, weight, groups=len(some)) + 0.5
+        other = other.view(-1, channels, height, width)
+        images[some] = torch.lerp(images[some], other, mix).clamp(0, 1)
 
     size = (height, width)
     light = (torch.rand(batch, 1, 3, 3, generator=generator) * 2 - 1) * shade

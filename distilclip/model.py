@@ -28,6 +28,7 @@ from distilclip.storage.pictures import (
     normalise_pixels,
     pixels_of,
 )
+from distilclip.storage.ranges import out_of_range, shape_of_text
 from distilclip.storage.weights import (
     checkpoint_files,
     find_misfits,
@@ -297,7 +298,7 @@ class DistilCLIP(nn.Module):
         text = None
         if text_config is not None:
             find_file(folder_or_hub_id, "tokenizer.json")
-            text_config = DistilBertConfig.from_dict(text_config)
+            text_config = DistilBertConfig(**shape_of_text(text_config))
             text = TextEncoder(
                 DistilBertModel(text_config),
                 load_tokenizer(folder_or_hub_id, config=text_config),
@@ -362,6 +363,7 @@ def read_model_config(config_file: Path) -> dict:
     }
     unfit = find_unfit_settings(given, usual)
     unfit = unfit or find_unfit_settings(given.get("vision", {}), usual["vision"])
+    unfit = unfit or out_of_range(description)
     if unfit:
         raise ValueError(
             f"{config_file} is damaged, or of another version of distilclip: this "

@@ -574,7 +574,10 @@ class ImageIndex:
         self.skipped = [
             (Path(error.filename), str(error.strerror)) for error in closed
         ]
-        return {name: (s.st_size, s.st_mtime_ns) for name, s in pictures.items()}
+        return {
+            name: (s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino)
+            for name, s in pictures.items()
+        }
 
     def _embed_files(
         self, wanted: list[str], found: dict[str, Stamp], batch_size: int

@@ -47,6 +47,7 @@ from distilclip.runs.checkpoint import (
     restore,
     uninterrupted,
 )
+from distilclip.runs.held_out import check_held_out
 from distilclip.runs.memory import (
     cache_folder,
     explained_out_of_memory,
@@ -754,7 +755,7 @@ def train(
     """
     with explained_out_of_memory(config), open_run(config, data) as (run, splits):
         progress = progress and processes()[0] == 0
-        # Prepare: what is decoded and encoded only once.
+        check_held_out(splits, progress)  # then decode and encode, once
         rows, epoch = splits["train"], run.epochs_done
         data = prepare_data(run.model, rows, config, progress, epoch)
         held_out = decode_held_out(splits["validation"], config, progress)

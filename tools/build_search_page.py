@@ -59,11 +59,12 @@ def stamp_of_inputs() -> str:
     """Changes whenever something changes that the files are made from."""
     package = ROOT / "distilclip"
     code = ("attention", "data", "export", "model", "patches", "search", "text", "vit")
-    code += ("sources/emoji", "storage/pictures", "storage/weights")
+    code += ("sources/emoji", "storage/pictures", "storage/weights", "storage/words")
     files = [
         Path(__file__),
         ROOT / "requirements.txt",
         package / "emoji" / "emoji.parquet",
+        package / "emoji" / "names.json",
         *sorted((package / "emoji" / "model").iterdir()),
         *(package / f"{name}.py" for name in code),
         STATIC / "queries.json",
@@ -88,6 +89,7 @@ def build(folder: Path, stamp: str) -> list[dict]:
     from distilclip import DistilCLIP, load_pairs
     from distilclip.data import decode_pixels
     from distilclip.search import caption_bank, expand_queries
+    from distilclip.storage.words import NAMES_FILE
 
     model = DistilCLIP.from_pretrained("emoji")
     pairs = load_pairs("emoji")
@@ -106,6 +108,7 @@ def build(folder: Path, stamp: str) -> list[dict]:
     bank_numbers, bank_scale = as_int8(bank.numpy())
     write_compressed(folder / "bank.int8.gz", bank_numbers.tobytes())
     write_compressed(folder / "vocabulary.txt.gz", "\n".join(vocabulary).encode())
+    write_compressed(folder / "emoji-names.json.gz", NAMES_FILE.read_bytes())
     write_compressed(folder / "pictures.json.gz", json.dumps([labels, new]).encode())
     draw_sheet([row["image"] for row in rows], folder / "pictures.webp")
 
@@ -134,6 +137,7 @@ def build(folder: Path, stamp: str) -> list[dict]:
         "vectors": folder / "vectors.int8.gz",
         "bank": folder / "bank.int8.gz",
         "vocabulary": folder / "vocabulary.txt.gz",
+        "emoji_names": folder / "emoji-names.json.gz",
         "pictures": folder / "pictures.json.gz",
     }
     write_as_scripts(pieces, folder / "as-scripts")

@@ -40,6 +40,13 @@ def main(arguments: list[str] | None = None) -> int:
         tell(f"distilclip: error: {describe(error)}", sys.stderr)
         return 1
     except (RuntimeError, MemoryError) as error:
+        if "home directory" in str(error):  # Python's, for ~nobody/pictures
+            tell(
+                "distilclip: error: A path begins with ~ and a name that no user "
+                "here has.",
+                sys.stderr,
+            )
+            return 1
         from distilclip.runs.memory import explain_out_of_memory, is_out_of_memory
 
         if not is_out_of_memory(error):
@@ -343,8 +350,11 @@ def run_evaluate(options: argparse.Namespace) -> None:
     from distilclip.runs.watch import format_metrics
     from distilclip.search import count_shared, evaluate_retrieval, flatten_captions
     from distilclip.sources.splits import take_split
-    from distilclip.storage.files import write_text
+    from distilclip.storage.files import refuse_to_replace, write_text
 
+    if options.json:
+        inputs = Path(options.model), Path(options.data)
+        refuse_to_replace(options.json, inputs, is_evaluation)
     model = load_run(options.model)
     reading = {name: getattr(options, name) for name in READING}
     splits = load_pairs(options.data, options.skip_broken, **reading)
@@ -364,6 +374,16 @@ def run_evaluate(options: argparse.Namespace) -> None:
         write_text(options.json, json.dumps(about | counts | metrics, indent=2))
     print(f"{options.data} {options.split}, {describe_counts(counts, strict)}:")
     print(format_metrics(metrics))
+
+
+def is_evaluation(file: Path) -> bool:
+    """Whether a file is what `evaluate --json` has written."""
+    from distilclip.storage.files import read_json
+
+    try:
+        return {"data", "split", "strict", "captions"} <= read_json(file).keys()
+    except ValueError:
+        return False
 
 
 def describe_counts(counts: dict[str, int], strict: bool) -> str:
@@ -431,6 +451,8 @@ def check_search(options: argparse.Namespace) -> None:
 
     Raises ValueError or FileNotFoundError.
     """
+    from distilclip.storage.files import refuse_to_replace
+
     page, sheet = options.html, options.png
     if page and page.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--html takes a file that ends in .html, got {page}.")
@@ -445,6 +467,20 @@ def check_search(options: argparse.Namespace) -> None:
         raise FileNotFoundError(f"There is no picture {options.image}.")
     if not options.folder.is_dir():
         raise FileNotFoundError(f"There is no folder {options.folder}.")
+    inputs = [options.folder, Path(options.model)]
+    inputs += [options.image] if options.image else []
+    for option, file, most in (("--html", page, 10_000), ("--png", sheet, 1_000)):
+        if file and options.k > most:
+            raise ValueError(
+                f"{option} shows at most {most:,} pictures, got -k {options.k}."
+            )
+        if file:
+            refuse_to_replace(file, inputs, is_page)
+
+
+def is_page(file: Path) -> bool:
+    """Whether a file is no picture, nor of a model, but a page."""
+    return file.suffix.lower() in (".html", ".htm")
 
 
 def load_query(file: Path, model):

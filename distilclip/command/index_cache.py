@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from distilclip.index.file import image_side_key
 from distilclip.model import DistilCLIP
 from distilclip.search import ImageIndex
-from distilclip.storage.files import remove_leftovers
+from distilclip.storage.files import make_private, remove_leftovers
 
 AUTOSAVE_SECONDS = 20
 STALE_SECONDS = 3600
@@ -87,7 +87,9 @@ def folder_index(
     def save(file: Path) -> None:
         nonlocal saved, problem
         try:
+            make_private(file.parent)
             index.save(file)
+            file.chmod(0o600)
         except (OSError, SafetensorError) as error:
             problem = f"{getattr(error, 'strerror', None) or error}: {file}"
         saved = time.monotonic()

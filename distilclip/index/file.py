@@ -17,7 +17,9 @@ from distilclip.storage.pictures import PIXELS_VERSION
 from distilclip.storage.weights import save_tensors
 
 INDEX_VERSION = 2
-Stamp = tuple[int, int]  # size in bytes, and time of the last change in nanoseconds
+# Of a file: its size in bytes, when its content and when its place last changed, in
+# nanoseconds, and its inode. Two files that change places have other stamps.
+Stamp = tuple[int, ...]
 
 
 def image_side_key(model: DistilCLIP) -> str:

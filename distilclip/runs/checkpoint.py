@@ -7,14 +7,18 @@ safetensors and JSON.
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import signal
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import BinaryIO
+from weakref import WeakKeyDictionary
 
 import datasets
 import torch
@@ -31,6 +35,9 @@ try:
 except ImportError:  # Windows has none
     fcntl = None
 
+SAMPLE = 4096  # bytes of a picture that are read at each of three places
+# The hashes of the frozen weights of models that are in training
+FROZEN: WeakKeyDictionary[DistilCLIP, str] = WeakKeyDictionary()
 STATE_FILE = "training_state.safetensors"
 SAVE_SECONDS = 60  # save when the last time is longer ago,
 SAVE_SHARE = 0.02  # and when saving takes no more than this share of the time
@@ -66,7 +73,7 @@ class Run:
     precision: str
     config: TrainConfig
     average: DistilCLIP | None = None
-    data: str = ""  # a hash of the pairs that it is trained on
+    data: str = ""  # hashes of the pairs that it is trained on
     start: str = ""  # a hash of the model that it started from, where there is one
     step: int = 0
     history: list[dict] = field(default_factory=list)
@@ -252,14 +259,16 @@ def save_run(run: Run, folder: Path) -> None:
         "config": settings,
         "data": run.data,
         "start": run.start,
+        "frozen": frozen_hash(run),
         "scaler": run.scaler.state_dict(),
         "history": run.history,
         "epoch": run.sums,
         "stream": run.place(run.step) if run.place else None,
     }
     try:
-        metadata = {"state": json.dumps(description)}
-        save_tensors(state_tensors(run), folder / STATE_FILE, metadata)
+        state, tensors = json.dumps(description), state_tensors(run)
+        metadata = {"state": state, "checksum": checksum(state, tensors)}
+        save_tensors(tensors, folder / STATE_FILE, metadata)
         write_metrics(run, folder)
         write_text(folder / "train_config.json", json.dumps(settings, indent=2))
         run.outcome.save_pretrained(folder)
@@ -313,15 +322,73 @@ def check_pairs(
     rows: datasets.Dataset, config: TrainConfig, saved: dict | None
 ) -> str:
     """The hash of the training pairs; ValueError where a `saved` run had others."""
-    pairs = pairs_hash(rows)
-    if saved and saved.get("data", pairs) != pairs:
+    pairs, pictures = pairs_hash(rows), pictures_hash(rows)
+    known = (saved or {}).get("data", pairs)
+    before, _, seen = known.partition("-")
+    if seen not in ("", pictures):
+        raise ValueError(
+            f"Pictures of {config.data} have changed since the run in {config.out} "
+            "was started: put them back as they were, or start a new run in "
+            "another folder."
+        )
+    if before != pairs:
         raise ValueError(
             f"The training pairs of {config.data} have changed since the run in "
             f"{config.out} was started, or another version of distilclip read them "
             "(since 0.2, rows with the same picture are one): put them back as "
             "they were, or start a new run in another folder."
         )
-    return pairs
+    return f"{pairs}-{pictures}"
+
+
+def pictures_hash(rows: datasets.Dataset) -> str:
+    """A hash of a split's undecoded pictures, wherever they lie.
+
+    Of each its size, and its bytes at the beginning, in the middle and at the end.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    undecoded = rows.cast_column("image", datasets.Image(decode=False))
+    for start in range(0, len(rows), 256):
+        for image in undecoded[start : start + 256]["image"]:
+            with opened(image) as file:
+                size = file.seek(0, os.SEEK_END)
+                digest.update(size.to_bytes(8, "little"))
+                for place in (0, size // 2, max(size - SAMPLE, 0)):
+                    file.seek(place)
+                    digest.update(file.read(SAMPLE))
+    return digest.hexdigest()
+
+
+def opened(image: dict) -> BinaryIO:
+    """The undecoded bytes of a picture, as `datasets` has it."""
+    content = image["bytes"]
+    return io.BytesIO(content) if content else Path(image["path"]).open("rb")
+
+
+def frozen_hash(run: Run) -> str:
+    """A hash of the weights that no step changes, and no state holds."""
+    if run.model not in FROZEN:
+        digest, learns = hashlib.blake2b(digest_size=16), set(optimized_names(run))
+        for name, tensor in run.model.state_dict().items():
+            if name not in learns:
+                digest.update(bytes_of(tensor))
+        FROZEN[run.model] = digest.hexdigest()
+    return FROZEN[run.model]
+
+
+def checksum(state: str, tensors: dict[str, Tensor]) -> str:
+    """A sum that another sum of a state's description and tensors would betray."""
+    total = zlib.crc32(state.encode())
+    for name in sorted(tensors):
+        total = zlib.crc32(name.encode(), total)
+        total = zlib.crc32(bytes_of(tensors[name]), total)
+    return f"{total:08x}"
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor, for a hash of them."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
 def read_state(folder: Path, config: TrainConfig) -> dict:
@@ -335,12 +402,16 @@ def read_state(folder: Path, config: TrainConfig) -> dict:
         raise FileNotFoundError(f"Nothing to resume: there is no {file}.")
     try:
         with safe_open(file, "pt") as opened:
-            state = json.loads(opened.metadata()["state"])
+            metadata = opened.metadata()
+            state = json.loads(metadata["state"])
             state["tensors"] = {
                 name: opened.get_tensor(name)
                 for name in opened.keys()  # noqa: SIM118
             }
         state.setdefault("start", "")
+        summed = checksum(metadata["state"], state["tensors"])
+        if metadata.get("checksum", summed) != summed:  # older ones have none
+            raise ValueError("its checksum says that it has changed since")
         missing = {"step", "precision", "scaler", "history"} - state.keys()
         if missing:
             raise ValueError(f"it says nothing of {', '.join(sorted(missing))}")
@@ -369,6 +440,11 @@ def restore(run: Run, state: dict) -> None:
 
     Raises ValueError where its tensors do not fit the model's.
     """
+    if state.get("frozen") and state["frozen"] != frozen_hash(run):
+        raise ValueError(
+            "The frozen weights, those of the text encoder, have changed since the "
+            "run was started: put them back as they were, or start a new run."
+        )
     wanted, moments = state_tensors(run), {}
     names = optimized_names(run)
     positions = {name: position for position, name in enumerate(names)}

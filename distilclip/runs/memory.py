@@ -20,6 +20,7 @@ import torch
 
 from distilclip.runs.checkpoint import STATE_FILE
 from distilclip.runs.settings import TrainConfig
+from distilclip.storage.files import make_private
 
 LOG = logging.getLogger("distilclip.memory")
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's names and numbers, from malloc.h
@@ -134,4 +135,5 @@ def cache_folder(config: TrainConfig, pictures: int) -> Path | None:
         "memory that are free: they go to a file in %s (another place: --cache).",
         *(size / 2**30, 100 * config.pixel_memory, free / 2**30, folder),
     )
+    make_private(folder)
     return folder

@@ -15,6 +15,7 @@ from distilclip.sources.entries import Asked, Entry
 from distilclip.sources.listed import children_of
 from distilclip.sources.places import Place, check_name
 from distilclip.sources.skipping import LOG, refuse_or_skip, report_skipped
+from distilclip.sources.split_lists import find_lists
 from distilclip.sources.splits import (
     SPLITS,
     looks_like_split,
@@ -83,7 +84,8 @@ def read(folder: Path, asked: Asked) -> Iterator[Entry]:
     for table, names in left.items():
         text = "%s names no caption for %d of the pictures: %s."
         LOG.warning(text, table, len(names), listed(names, 3))
-    others = without(others, [*tables.values(), *texts.used])
+    lists = find_lists(folder)
+    others = without(others, [*tables.values(), *texts.used, *lists])
     if others:
         LOG.warning("%s: %s.", folder, describe_others(others))
     has_table = plan.splits and tables.keys() & {folder, plan.base}

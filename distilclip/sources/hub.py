@@ -45,10 +45,10 @@ from distilclip.sources.skipping import refuse_or_skip, report_skipped
 from distilclip.sources.splits import (
     SPLIT_WORDS,
     SPLITS,
-    report_sizes,
     split_name,
     with_all_splits,
 )
+from distilclip.sources.summary import report
 from distilclip.sources.tables import cell_of_picture, word_of_split
 from distilclip.storage.hub import looks_like_hub_id, offline_without_network
 from distilclip.storage.pictures import find_fault
@@ -576,5 +576,5 @@ def select_pictures(
         some = [rows for rows in parts[split] if len(rows)] or parts[split][:1]
         pairs[split] = datasets.concatenate_datasets(some) if some[1:] else some[0]
     pairs = with_all_splits(pairs, name)
-    report_sizes(pairs, name)
+    report(pairs, name)
     return pairs

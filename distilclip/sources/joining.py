@@ -18,11 +18,11 @@ from distilclip.sources.entries import Asked, Entry, rows_of
 from distilclip.sources.skipping import LOG, refuse_or_skip, report_skipped
 from distilclip.sources.splits import (
     SPLITS,
-    report_sizes,
     split_name,
     split_order,
     with_all_splits,
 )
+from distilclip.sources.summary import report
 from distilclip.storage.pictures import find_fault
 
 TAIL = 4096  # bytes at the end of a file that are compared before the rest
@@ -77,7 +77,7 @@ def pairs_of(
     order = sorted(kept, key=lambda split: (*SPLITS, split).index(split))
     pairs = datasets.DatasetDict({split: rows_of(kept[split]) for split in order})
     pairs = with_all_splits(pairs, name)
-    report_sizes(pairs, name)
+    report(pairs, name)
     return pairs
 
 

@@ -20,7 +20,9 @@ from distilclip.sources.entries import Asked, Entry
 from distilclip.sources.joining import pairs_of
 from distilclip.sources.places import Place
 from distilclip.sources.scenes import load_scenes
-from distilclip.sources.splits import SPLIT_WORDS, report_sizes
+from distilclip.sources.split_lists import with_lists
+from distilclip.sources.splits import SPLIT_WORDS
+from distilclip.sources.summary import report
 from distilclip.sources.tables import TEXT_TABLES, read_table
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ def load_own(name: str, asked: Asked) -> datasets.DatasetDict:
             "are for sources of one's own."
         )
     pairs = OWN_SOURCES[name]()
-    report_sizes(pairs, name)
+    report(pairs, name)
     return pairs
 
 
@@ -55,7 +57,8 @@ def load_path(path: Path, asked: Asked) -> datasets.DatasetDict:
             return load(path, asked)
     for recognises, read in READERS:
         if recognises(path):
-            return pairs_of(read(path, asked), path, asked)
+            entries = with_lists(read(path, asked), path, asked)
+            return pairs_of(entries, path, asked)
     raise ValueError(
         f"{path} is a file of a kind that is not read: give a folder, or a table "
         f"({', '.join(TEXT_TABLES)}, .parquet); unpack archives first."

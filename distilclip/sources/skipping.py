@@ -16,6 +16,6 @@ def refuse_or_skip(error: Exception, skipped: list[str] | None) -> None:
 def report_skipped(skipped: list[str] | None, name: str | Path) -> None:
     """Say in a warning how many entries of a source were left out, and which."""
     if skipped:
-        lines = "".join(f"\n  {line}" for line in skipped)
-        text = "Skipped %d of the pictures in %s:%s"
-        LOG.warning(text, len(skipped), name, lines)
+        LOG.warning("Skipped %d of the pictures in %s:", len(skipped), name)
+        for line in skipped:  # a record each: names may hold line breaks
+            LOG.warning("  %s", line)

@@ -2,14 +2,10 @@
 
 import bisect
 import hashlib
-import logging
 import re
 from pathlib import Path
 
 import datasets
-import pyarrow.compute as pc
-
-from distilclip.sources.skipping import LOG
 
 SPLITS = ("train", "validation", "test")
 # What people call the splits, in lower case
@@ -108,18 +104,6 @@ def with_all_splits(
         taken = end
     pairs["train"] = rows.select(sorted(order[taken:])) if missing else rows
     return pairs
-
-
-def report_sizes(pairs: datasets.DatasetDict, name: str | Path) -> None:
-    """Say how many pictures and captions each split has."""
-    if not LOG.isEnabledFor(logging.INFO):
-        return
-    parts = []
-    for split, rows in pairs.items():
-        captions = rows.select_columns(["captions"]).with_format("arrow")[:]
-        count = pc.sum(pc.list_value_length(captions["captions"])).as_py()  # type: ignore[attr-defined]
-        parts.append(f"{split} {len(rows):,} pictures with {count:,} captions")
-    LOG.info("%s: %s.", name, ", ".join(parts))
 
 
 def hash_of_id(image_id: str) -> float:

@@ -644,7 +644,8 @@ class Skips(list):
     def report(self, name: str) -> None:
         """Say how many rows were left out, and the first of them."""
         if self:
-            lines = "".join(f"\n  {line}" for line in self[:10])
-            more = f"\n  and {len(self) - 10:,} more" if len(self) > 10 else ""
-            text = "Skipped %d of the pictures in the stream %s:%s%s"
-            LOG.warning(text, len(self), name, lines, more)
+            text = "Skipped %d of the pictures in the stream %s:"
+            LOG.warning(text, len(self), name)
+            more = [f"and {len(self) - 10:,} more"] if len(self) > 10 else []
+            for line in [*self[:10], *more]:
+                LOG.warning("  %s", line)

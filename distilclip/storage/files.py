@@ -14,7 +14,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +66,16 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             shutil.rmtree(place, ignore_errors=True)
 
 
+def make_private(folder: Path) -> None:
+    """Make a folder that only its owner can look into, where it is not there yet.
+
+    What cannot be made is no error here, but where something is written into it.
+    """
+    with contextlib.suppress(OSError):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+
 def is_stream(path: Path) -> bool:
     """Whether `path` is a device, a pipe, or one of this process's open files."""
     real = os.path.abspath(path)
@@ -82,6 +92,30 @@ def write_through(path: Path, write: Callable[[Path], object]) -> None:
         content = temporary.read_bytes()
     with open(path, "ab") as stream:
         stream.write(content)
+
+
+def refuse_to_replace(
+    output: Path, inputs: Iterable[Path], ours: Callable[[Path], bool]
+) -> None:
+    """Raise ValueError where writing `output` would replace something that is read.
+
+    That is one of the files `inputs`, or a file in a folder of them, links being
+    followed, unless `ours` says that we wrote it. IsADirectoryError for a folder.
+    What is no plain file replaces nothing.
+    """
+    if is_stream(output) or not output.exists():
+        return
+    if output.is_dir():
+        raise IsADirectoryError(f"{output} is a folder: name a file in it.")
+    real = Path(os.path.realpath(output))
+    for given in inputs:
+        place = Path(os.path.realpath(given))
+        is_input = real == place or (place.is_dir() and real.is_relative_to(place))
+        if is_input and not ours(real):
+            raise ValueError(
+                f"{output} is there already, and is {given} or a part of it: it "
+                "would be lost. Write to another file."
+            )
 
 
 def _sync_folder(folder: Path) -> None:

@@ -12,6 +12,8 @@ import importlib.util
 import io
 import logging
 import os
+import threading
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +29,14 @@ LOG = logging.getLogger("distilclip.pictures")
 Picture = Image.Image | str | os.PathLike | np.ndarray | Tensor
 Pictures = Picture | Sequence[Picture]
 AS_NUMBERS = "as uint8, or as floats in [0, 1]"
+LARGEST = (
+    2**27
+)  # pixels of a picture that is read: a file of a few KB can ask for more
+LARGE = 2**24  # of such pictures one is in memory at a time
+MOST_SCANS = 200  # of a progressive JPEG, each of which takes as long as the first
+ONE_LARGE = threading.Lock()
+# Pillow's warning comes below our own limit, which has a sentence.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 PIXELS_VERSION = 2  # to be raised when `square` gives other pixels than before
 
 # The formats that Pillow decodes by itself, and the endings of their files. Not
@@ -99,7 +109,8 @@ class FoundPictures(NamedTuple):
 def find_pictures(folder: Path) -> FoundPictures:
     """Every picture below `folder`, in the order of their paths.
 
-    Hidden files and folders and links that lead nowhere are left out.
+    Hidden files and folders are left out. Links that lead nowhere, and what is no
+    plain file, are no pictures.
     """
     found: dict[str, os.stat_result] = {}
     closed: list[OSError] = []
@@ -116,12 +127,16 @@ def find_pictures(folder: Path) -> FoundPictures:
                 continue
             try:
                 status = path.stat()
-            except FileNotFoundError:  # gone since, or a link to nowhere
+            except FileNotFoundError:
+                if path.is_symlink():  # else it is gone since
+                    others[f"{suffix} that leads nowhere"] += 1
                 continue
             except OSError as error:  # a link to itself, or into a closed folder
                 closed.append(error)
                 continue
-            if path.is_file():
+            if not path.is_file():
+                others[f"{suffix} that is no plain file"] += 1
+            else:
                 found[path.relative_to(folder).as_posix()] = status
     in_order = sorted(found, key=lambda name: name.split("/"))
     counted = dict(sorted(others.items(), key=lambda item: (-item[1], item[0])))
@@ -147,7 +162,8 @@ def open_picture(file: str | Path | BinaryIO) -> Image.Image:
 
     Only the formats of `FORMATS` are tried, and HEIC where pillow-heif is
     installed. Raises ValueError, a part of a sentence, for other kinds of files
-    that are known by their first bytes, UnidentifiedImageError for the rest.
+    that are known by their first bytes and for pictures that would take too much
+    memory or time, UnidentifiedImageError for the rest.
     """
     Image.init()  # every format of this Pillow; older ones lack the newest
     formats = [name for name in FORMATS if name in Image.OPEN]
@@ -155,11 +171,42 @@ def open_picture(file: str | Path | BinaryIO) -> Image.Image:
         importlib.import_module("pillow_heif").register_heif_opener()
         formats.append("HEIF")
     try:
-        return Image.open(file, formats=formats)
+        image = Image.open(file, formats=formats)
     except UnidentifiedImageError:
         if kind := kind_of(file):
             raise ValueError(kind) from None
         raise
+    if too_much := why_too_much(image):
+        image.close()
+        raise ValueError(too_much)
+    return image
+
+
+def why_too_much(image: Image.Image) -> str:
+    """Why decoding a picture would take too much memory or time; "" if not."""
+    pixels = image.width * image.height
+    if pixels > LARGEST:
+        return f"it has {pixels:,} pixels, more than the {LARGEST:,} that are read"
+    file = getattr(image, "fp", None)
+    if file is None or not image.info.get("progressive"):
+        return ""
+    place = file.tell()
+    file.seek(0)
+    scans = file.read().count(b"\xff\xda")
+    file.seek(place)
+    if scans > MOST_SCANS:
+        return f"it has {scans:,} scans, more than the {MOST_SCANS} that are read"
+    return ""
+
+
+@contextlib.contextmanager
+def room_for(image: Image.Image) -> Iterator[None]:
+    """Wait until no other large picture is being decoded, if this one is large."""
+    if image.width * image.height < LARGE:
+        yield
+    else:
+        with ONE_LARGE:
+            yield
 
 
 def kind_of(file: str | Path | BinaryIO) -> str:
@@ -344,7 +391,8 @@ def decode_image(image: dict | None) -> Image.Image:
     try:
         content = Path(str(path)).read_bytes() if content is None else content
         opened = open_picture(io.BytesIO(content))
-        opened.load()
+        with room_for(opened):
+            opened.load()
     except Exception as error:  # Pillow raises many kinds for a broken file
         raise ValueError(why_undecodable(error)) from None
     return opened
@@ -357,6 +405,14 @@ def find_fault(image: dict | None) -> str | None:
     except ValueError as error:
         return str(error)
     return None
+
+
+def refusal(name: str, fault: object) -> str:
+    """The sentence for a picture of a data set that cannot be decoded."""
+    return (
+        f"Cannot decode the image {name!r}: {fault}. Repair it, take it out, or "
+        "skip such pictures (--skip-broken, in Python skip_broken)."
+    )
 
 
 def why_undecodable(error: Exception) -> str:
@@ -376,7 +432,8 @@ def read_picture(path: Path, size: int) -> Image.Image:
     """
     with open_picture(path) as image:
         image.draft("RGB", (2 * size, 2 * size))
-        return square(image, size)
+        with room_for(image):
+            return square(image, size)
 
 
 def read_pictures(
@@ -415,6 +472,7 @@ def thumbnail(path: Path, size: int) -> Image.Image:
     with open_picture(path) as image:
         # A large JPEG need not be decoded in full.
         image.draft("RGB", (2 * size, 2 * size))
-        picture = to_rgb(image)
-    picture.thumbnail((size, size))
+        with room_for(image):
+            picture = to_rgb(image)
+            picture.thumbnail((size, size))
     return picture

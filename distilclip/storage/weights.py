@@ -58,7 +58,10 @@ def checkpoint_files(path_or_hub_id: str | Path) -> list[Path]:
 
 
 def load_tensors(*files: str | Path) -> dict[str, Tensor]:
-    """The named tensors of safetensors files; ValueError where one is damaged."""
+    """The named tensors of safetensors files.
+
+    Raises ValueError where a file is damaged, or holds numbers that are not finite.
+    """
     tensors: dict[str, Tensor] = {}
     for file in files:
         try:
@@ -67,6 +70,12 @@ def load_tensors(*files: str | Path) -> dict[str, Tensor]:
             raise ValueError(
                 f"{file} is damaged or no safetensors file: {error}."
             ) from None
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(
+                f"The tensor {name!r} in {' and '.join(map(str, files))} holds "
+                "numbers that are not finite: the model is of no use."
+            )
     return tensors
 
 

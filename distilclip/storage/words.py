@@ -54,7 +54,7 @@ def name_of_emoji(emoji: str) -> str:
     Skin tones stand where the CLDR has them: "waving hand: medium skin tone".
     """
     names, tone = emoji_names(), re.compile(f"[{TONES}]")
-    bare = re.sub(f"[{SELECTORS}{TONES}]", "", emoji)
+    bare = re.sub(f"[{SELECTORS}{TONES}]", "", emoji).strip(JOINER)
     tones = [names[found] for found in dict.fromkeys(tone.findall(emoji))]
     if bare in names:
         head, _, rest = names[bare].partition(": ")
@@ -63,9 +63,12 @@ def name_of_emoji(emoji: str) -> str:
             details = [*filter(None, [rest]), *tones]
         return ": ".join([head, *filter(None, [", ".join(details)])])
     if len(bare) > 1:
-        parts = re.sub(f"[{SELECTORS}{JOINER}]", "", emoji)
+        whole = re.sub(f"[{SELECTORS}]", "", emoji)
+        parts = whole.split(JOINER) if JOINER in whole else whole
         return ", ".join(filter(None, map(name_of_emoji, parts)))
-    return names.get(emoji) or unicodedata.name(bare, "").lower()
+    if not bare:  # skin tones alone
+        return ", ".join(tones)
+    return names.get(bare) or unicodedata.name(bare, "").lower()
 
 
 def name_emoji(text: str, is_known: Callable[[str], bool] = lambda _: False) -> str:

@@ -426,3 +426,108 @@ def test_what_was_read_is_said(pictures, tmp_path, capsys):
         r"train (\d+) pictures with (\d+) captions, validation (\d+).*test (\d+)", said
     )
     assert int(sizes[1]) + int(sizes[3]) + int(sizes[4]) == 20
+
+
+def snapshot(*folders):
+    """Every file below some folders, and what is in it."""
+    files = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
+    return {file: file.read_bytes() for file in files if "cache" not in file.parts}
+
+
+LINKED = ["itself", "a link", "another spelling"]
+
+
+@pytest.mark.parametrize("how", LINKED)
+@pytest.mark.parametrize("kind", ["--png", "--html", "--json"])
+def test_an_output_never_replaces_what_is_read(kind, how, run, pictures, tmp_path, capsys):
+    """Pictures, captions, queries, a model's files; by any path that leads there."""
+    folder, model = tmp_path / "pictures", tmp_path / "model"
+    shutil.copytree(pictures, folder)
+    shutil.copytree(run, model)
+    query = tmp_path / "query.png"
+    shutil.copy(folder / "p3.png", query)
+    suffix = {"--png": ".png", "--html": ".html", "--json": ""}[kind]
+    targets = [folder / "p3.png", query]
+    if kind == "--json":
+        targets = [folder / "p3.txt", folder / "p3.png", model / "config.json"]
+        targets += [model / "model.safetensors", model / "metrics.jsonl"]
+    before = snapshot(folder, model)
+    for number, target in enumerate(targets):
+        output = target
+        if how == "a link" or target.suffix != (suffix or target.suffix):
+            output = tmp_path / f"link{number}{suffix}"
+            output.symlink_to(target)
+        elif how == "another spelling":
+            output = target.parent / ".." / target.parent.name / target.name
+        command = ["search", str(model), str(folder), "--image", str(query), kind, str(output)]
+        if kind == "--json":
+            command = ["evaluate", str(model), "--data", str(folder), kind, str(output)]
+        assert main(command) == 1
+        assert "it would be lost" in capsys.readouterr().err
+    assert snapshot(folder, model) == before and query.read_bytes() == before[folder / "p3.png"]
+
+
+def test_an_output_of_ours_is_replaced_and_a_new_one_written(run, pictures, tmp_path, capsys):
+    model = tmp_path / "model"
+    shutil.copytree(run, model)
+    for _ in range(2):
+        file = model / "evaluation.json"
+        assert main(["evaluate", str(model), "--data", str(pictures), "--json", str(file)]) == 0
+        for name in ("page.html", "sheet.png"):
+            kind = f"--{name.partition('.')[2]}"
+            search = ["search", str(model), "shade", str(pictures), kind, str(tmp_path / name)]
+            assert main(search) == 0
+    assert json.loads(file.read_text())["split"] == "test"
+
+
+@pytest.mark.parametrize(("kind", "most"), [("html", 10_000), ("png", 1_000)])
+def test_a_gallery_of_too_many_is_refused(kind, most, run, pictures, tmp_path, capsys):
+    output = tmp_path / f"out.{kind}"
+    command = ["search", str(run), "shade", str(pictures), f"--{kind}", str(output), "-k"]
+    assert main([*command, str(most + 1)]) == 1
+    assert f"shows at most {most:,} pictures" in capsys.readouterr().err and not output.exists()
+    assert main([*command, str(most)]) == 0 and output.is_file()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "--data", "{data}", "--out", "~nobody-here/run"],
+        ["train", "--data", "~nobody-here/data", "--out", "{out}"],
+        ["evaluate", "~nobody-here/run", "--data", "{data}"],
+        ["evaluate", "emoji", "--data", "~nobody-here/data"],
+        ["search", "~nobody-here/run", "words", "{data}"],
+        ["search", "emoji", "words", "~nobody-here/pictures"],
+    ],
+)
+def test_a_home_that_nobody_has_is_one_sentence(command, pictures, tmp_path, capsys):
+    filled = [part.format(data=pictures, out=tmp_path / "run") for part in command]
+    assert main(filled) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+    assert line.startswith("distilclip: error: ") and line.endswith(".")
+    assert not (tmp_path / "run").exists() and not Path("~nobody-here").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
+@pytest.mark.parametrize("skip", [False, True])
+def test_what_is_no_picture_is_counted_and_a_name_makes_no_line(skip, pictures, tmp_path, capsys):
+    """Links to nowhere and to themselves, pipes, and a line break in a broken file's name."""
+    folder = tmp_path / "pictures"
+    shutil.copytree(pictures, folder)
+    (folder / "nowhere.png").symlink_to("/absent/picture.png")
+    os.mkfifo(folder / "pipe.jpg")
+    train = ["train", "--data", str(folder), "--out", str(tmp_path / "run"), "--epochs", "1", *TINY]
+    if skip:
+        train.append("--skip-broken")
+        (folder / "circle.png").symlink_to("circle.png")
+        name = "good\ndistilclip: error: no.png"
+        (folder / name).write_bytes(b"nothing")
+        (folder / name).with_suffix(".txt").write_text("a caption")
+    assert main(train) == 0
+    lines = capsys.readouterr().err.splitlines()
+    (line,) = [line for line in lines if "kinds that are not read" in line]
+    assert "1 .png that leads nowhere" in line and "1 .jpg that is no plain file" in line
+    assert not any(line.startswith("distilclip: error") for line in lines)
+    about = [line for line in lines if line.startswith("  ")]
+    assert len(about) == 2 * skip
+    assert not skip or any(r"good\ndistilclip: error: no.png" in line for line in about)

@@ -128,3 +128,30 @@ def test_two_processes_at_once_leave_one_whole_index(small_model, pictures):
         children.append(child)
     assert all(os.waitpid(child, 0)[1] == 0 for child in children)
     assert folder_index(small_model, pictures).done == "3 pictures: 0 embedded, 0 forgotten"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_the_cache_is_for_its_owner_alone(small_model, pictures):
+    folder_index(small_model, pictures)
+    file = index_file(small_model, pictures)
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert file.parent.stat().st_mode & 0o777 == 0o700
+    Image.new("RGB", (5, 5)).save(pictures / "new.png")
+    folder_index(small_model, pictures)
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_two_pictures_that_change_places_are_embedded_again(small_model, pictures):
+    """Of one size and one age, so that only their inodes tell them apart."""
+    files = [pictures / "a.bmp", pictures / "b.bmp"]
+    for file, colour in zip(files, ("red", "green"), strict=True):
+        Image.new("RGB", (5, 5), colour).save(file)
+        os.utime(file, (1, 1))
+    before = folder_index(small_model, pictures).index
+    files[0].rename(pictures / "c.bmp")
+    files[1].rename(files[0])
+    (pictures / "c.bmp").rename(files[1])
+    after = folder_index(small_model, pictures)
+    assert after.done == "5 pictures: 2 embedded, 0 forgotten"
+    rows = [[index.names.index(file.name) for file in files] for index in (before, after.index)]
+    assert torch.allclose(before.embeds[rows[0]], after.index.embeds[rows[1][::-1]], atol=1e-6)

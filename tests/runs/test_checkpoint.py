@@ -1,18 +1,21 @@
 """A resumed run ends as if nothing had happened; a state that does not fit is refused."""
 
 import json
+import random
 import shutil
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from recorded_runs import assert_same_weights, losses
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from samples import folder_of, picture
 
 import distilclip.training as training
 from distilclip import TrainConfig, load_pairs, train
-from distilclip.runs.checkpoint import STATE_FILE, read_state
+from distilclip.runs.checkpoint import STATE_FILE, pictures_hash, read_state
 from distilclip.runs.settings import PRESETS
 from distilclip.training import start_run
 
@@ -151,3 +154,71 @@ def test_a_state_of_another_model_is_refused(config, tmp_path):
         tensors = {n: t for n, t in (saved["tensors"] | {name: tensor}).items() if t is not None}
         with pytest.raises(ValueError, match=message):
             start_run(settings, torch.device("cpu"), saved | {"tensors": tensors})
+
+
+@pytest.mark.parametrize("change", ["swapped", "repainted", "one byte"])
+def test_a_run_is_not_resumed_on_other_pictures(config, shapes, tmp_path, change):
+    """Of the same names, with the same captions; a copy elsewhere, of any age, is the same."""
+    data = shutil.copytree(shapes, tmp_path / "data")
+    train(config(tmp_path / "run", data=str(data)), progress=False)
+    copy = tmp_path / "copy"
+    shutil.copytree(data, copy, copy_function=shutil.copyfile)
+    moved = data.rename(tmp_path / "moved")
+    copy.rename(data)  # the same path, and other inodes and times
+    resumed = config(tmp_path / "run", data=str(data), resume=True)
+    train(resumed, progress=False)
+    names = [row["image_id"] for row in load_pairs(data)["train"].remove_columns("image")]
+    first, second = (data / name for name in names[:2])
+    if change == "swapped":
+        shutil.copyfile(moved / first.name, second)
+        shutil.copyfile(moved / second.name, first)
+    elif change == "repainted":
+        picture(first, "pink", (32, 32))
+    else:
+        content = bytearray(first.read_bytes())
+        content[len(content) // 2] ^= 1
+        first.write_bytes(content)
+    with pytest.raises(ValueError, match=r"Pictures of .* have changed since the run"):
+        train(resumed, progress=False)
+
+
+def test_a_run_is_not_resumed_with_another_text_encoder(config, tiny_text, tmp_path):
+    text = shutil.copytree(tiny_text, tmp_path / "text")
+    train(config(tmp_path / "run", text_model=str(text)), progress=False)
+    tensors = load_file(text / "model.safetensors")
+    name = min(tensors)
+    tensors[name] = tensors[name] + 1e-3
+    save_file(tensors, text / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"The frozen weights, .* have changed"):
+        train(config(tmp_path / "run", text_model=str(text), resume=True), progress=False)
+
+
+def test_a_flipped_bit_anywhere_in_a_state_is_refused(config, tmp_path):
+    train(config(tmp_path / "run"), progress=False)
+    file = tmp_path / "run" / STATE_FILE
+    whole = file.read_bytes()
+    resumed = config(tmp_path / "run", resume=True)
+    read_state(tmp_path / "run", resumed)
+    draw = random.Random(0)
+    header = 8 + int.from_bytes(whole[:8], "little")
+    places = [draw.randrange(header) for _ in range(60)]
+    places += [draw.randrange(header, len(whole)) for _ in range(60)]
+    for place in places:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << draw.randrange(8)
+        file.write_bytes(damaged)
+        with pytest.raises(ValueError, match="is damaged and cannot be resumed from"):
+            read_state(tmp_path / "run", resumed)
+    file.write_bytes(whole)
+    read_state(tmp_path / "run", resumed)
+
+
+def test_the_hash_of_pictures_tells_bytes_from_files(tmp_path):
+    """The same for both, and another for any other order."""
+    folder = folder_of(tmp_path / "pictures", 12)
+    rows = load_pairs(folder)["train"]
+    contents = [(folder / name).read_bytes() for name in rows["image_id"]]
+    held = rows.remove_columns("image").add_column("image", contents)
+    held = held.cast_column("image", datasets.Image())
+    assert pictures_hash(held) == pictures_hash(rows)
+    assert pictures_hash(rows.select(range(len(rows))[::-1])) != pictures_hash(rows)

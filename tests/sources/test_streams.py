@@ -297,5 +297,6 @@ def test_what_is_skipped_is_counted_once_over_all_passes(caplog):
     for line in ("a", "b", "a", *map(str, range(20))):
         skips.append(line)
     skips.report("x")
-    assert "Skipped 22 of the pictures in the stream x:\n  a\n  b" in caplog.text
-    assert "and 12 more" in caplog.text
+    first, *lines = [record.getMessage() for record in caplog.records]
+    assert first == "Skipped 22 of the pictures in the stream x:"
+    assert lines == [*(f"  {line}" for line in ("a", "b", *range(8))), "  and 12 more"]

@@ -2,6 +2,12 @@
 
 import importlib
 import io
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -173,3 +179,88 @@ def test_normalising_bytes_is_normalising_what_they_stand_for():
     expected = normalise_pixels(pixels.float() / 255, mean, std)
     assert torch.equal(normalise_pixels(pixels, mean, std), expected)
     assert pixels.dtype == torch.uint8 and pixels.max() == 235  # not changed themselves
+
+
+# What takes too much
+
+
+def encoded(image, format_name):
+    image.save(file := io.BytesIO(), format_name)
+    return file.getvalue()
+
+
+def progressive(scans):
+    """A JPEG with a header that says how many scans follow; the last is repeated."""
+    buffer = io.BytesIO()
+    Image.effect_noise((64, 64), 80).convert("RGB").save(buffer, "JPEG", progressive=True)
+    content = buffer.getvalue()
+    start = content.rindex(b"\xff\xda")
+    return content[:start] + content[start:-2] * scans + content[-2:]
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (lambda: encoded(Image.new("1", (16_384, 8_193)), "PNG"), "134,234,112 pixels, more than"),
+        (lambda: encoded(Image.new("1", (8_193, 16_384)), "TIFF"), "134,234,112 pixels, more than"),
+        (lambda: progressive(300), "scans, more than the 200"),
+        (lambda: progressive(3), None),
+        (lambda: encoded(Image.new("1", (10_000, 9_500)), "PNG"), None),
+    ],
+)
+def test_what_would_take_too_much_is_refused_in_words(content, fault, tmp_path):
+    """And below the limit nothing is said, not by Pillow either."""
+    content = content()
+    file = tmp_path / "picture.png"
+    file.write_bytes(content)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("default")
+        warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+        found = find_fault({"bytes": content, "path": None})
+        assert (found is None) if fault is None else fault in found
+        if fault:
+            with pytest.raises(ValueError, match=fault):
+                read_picture(file, 16)
+        else:
+            assert read_picture(file, 16).size == (16, 16)
+    assert not said
+
+
+def test_no_warning_of_pillow_s_about_size_is_shown(tmp_path):
+    """In a process of its own, whose filters are those that a user has."""
+    Image.new("1", (10_000, 9_500)).save(tmp_path / "large.png")
+    code = "import pathlib, sys; from distilclip.storage.pictures import read_picture; "
+    code += "read_picture(pathlib.Path(sys.argv[1]), 16)"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        [*command, tmp_path / "large.png"], capture_output=True, text=True, check=True
+    )
+    assert "Bomb" not in done.stderr
+
+
+def test_one_large_picture_is_decoded_at_a_time(tmp_path, monkeypatch):
+    """Small ones meanwhile, and as many as there are threads."""
+    monkeypatch.setattr(pictures_module, "LARGE", 1000)
+    inside = {True: [0, 0], False: [0, 0]}  # now, and the most
+    both = threading.Barrier(2, timeout=20)
+    original = pictures_module.square
+
+    def square(image, size):
+        count = inside[image.width > 30]
+        count[0] += 1
+        count[1] = max(count)
+        if image.width <= 30:
+            both.wait()
+        time.sleep(0.01)
+        count[0] -= 1
+        return original(image, size)
+
+    monkeypatch.setattr(pictures_module, "square", square)
+    for number in range(6):
+        Image.new("RGB", (40, 40)).save(tmp_path / f"large{number}.png")
+    for number in range(2):
+        Image.new("RGB", (9, 9)).save(tmp_path / f"small{number}.png")
+    names = sorted(file.name for file in tmp_path.iterdir())
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: pictures_module.read_picture(tmp_path / name, 8), names))
+    assert inside == {True: [0, 1], False: [0, 2]}

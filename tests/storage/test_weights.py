@@ -1,14 +1,16 @@
 """A checkpoint is read from safetensors, pooled as its folder says, or refused in a sentence."""
 
 import json
+import math
 
 import pytest
+import safetensors.torch
 import torch
 from transformers import ViTConfig as TheirViTConfig
 from transformers import ViTModel
 
 from distilclip import DistilCLIP, TextEncoder, ViT
-from distilclip.storage.weights import read_pooling
+from distilclip.storage.weights import load_tensors, read_pooling
 
 KINDS = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "lasttoken")
 
@@ -118,3 +120,13 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path, small_text):
     small_text.model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="has no tokenizer: neither"):
         TextEncoder.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16])
+def test_weights_that_are_no_numbers_are_refused(value, kind, tmp_path):
+    tensors = {"a": torch.zeros(3, dtype=kind), "b": torch.ones(2, 2, dtype=kind)}
+    tensors["b"][1, 0] = value
+    safetensors.torch.save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"'b' in .* holds numbers that are not finite"):
+        load_tensors(tmp_path / "model.safetensors")

@@ -104,3 +104,15 @@ def test_texts_without_end_are_not_kept_without_end(tokenizer, caplog, monkeypat
         texts = [chr(0x1200 + 3 * number + n) + "\u1230" for n in range(3)]
         warn_of_unread(texts, tokenizer(texts, return_tensors="pt"), tokenizer)
     assert len(TOLD.pop(tokenizer)) <= 5 + 3 and len(caplog.records) <= 2
+
+
+PARTS = st.sampled_from(
+    [*sorted(emoji_names()), *TONES[:5], "\u200d", "\ufe0f", "\u20e3", "7", "a "]
+)
+
+
+@given(st.lists(PARTS, max_size=9).map("".join))
+def test_any_sequence_is_named_and_stays_so(text):
+    named = name_emoji(text)
+    assert not set(named) & {char for name in emoji_names() for char in name if ord(char) > 0x1F000}
+    assert name_emoji(named) == named

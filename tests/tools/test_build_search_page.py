@@ -17,6 +17,7 @@ from PIL import Image
 
 from distilclip import DistilCLIP, load_pairs
 from distilclip.search import caption_bank, expand_queries
+from distilclip.storage.words import NAMES_FILE, with_known_words
 
 ROOT = Path(__file__).parents[2]
 STATIC = ROOT / "book" / "_static" / "search"
@@ -102,6 +103,28 @@ def test_tokenizer_is_that_of_transformers(tokenizer, tmp_path):
     ours = tokens_in_node(tokenizer, texts, tmp_path)
     wrong = [t for t, a, b in zip(texts, ours, theirs, strict=True) if a != b]
     assert not wrong, wrong[:5]
+
+
+@needs_node
+def test_emoji_are_named_as_the_package_names_them(model, tmp_path):
+    """Every emoji alone, with selectors and skin tones, joined at random, and in sentences."""
+    draw, names = random.Random(0), json.loads(NAMES_FILE.read_text(encoding="utf-8"))
+    emoji, marks = sorted(names), ["", "\u200d", "\ufe0f", "\U0001f3fd", "\u20e3", " a cat "]
+    joined = [
+        "".join(draw.choice(emoji) + draw.choice(marks) for _ in range(draw.randint(1, 5)))
+        for _ in range(3000)
+    ]
+    texts = [*emoji, *(f"{each}\ufe0f" for each in emoji), *joined, *TEXTS[:-1]]
+    tokenizer = model.text.tokenizer
+    vocabulary = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
+    code = "const encode = makeWordPiece(data.vocabulary, 64, data.names);\n"
+    data = {"vocabulary": vocabulary, "texts": texts, "names": names}
+    ours = run_node(code + "send(data.texts.map(encode));", data, tmp_path)
+    theirs = tokenizer(with_known_words(texts, tokenizer), truncation=True, max_length=64)
+    wrong = [t for t, a, b in zip(texts, ours, theirs["input_ids"], strict=True) if a != b]
+    assert not wrong, (len(wrong), wrong[:5])
+    unknown = [t for t, ids in zip(emoji, ours, strict=False) if tokenizer.unk_token_id in ids]
+    assert not unknown
 
 
 @needs_node

@@ -17,8 +17,9 @@ function liveSearchWorker(makeWordPiece) {
     session = await ort.InferenceSession.create(new Uint8Array(pieces.model), {
       executionProviders: ["wasm"],
     });
-    const vocabulary = new TextDecoder().decode(pieces.vocabulary).split("\n");
-    encode = makeWordPiece(vocabulary, settings.max_text_length);
+    const read = (bytes) => new TextDecoder().decode(bytes);
+    const names = JSON.parse(read(pieces.emoji_names));
+    encode = makeWordPiece(read(pieces.vocabulary).split("\n"), settings.max_text_length, names);
     vectors = new Int8Array(pieces.vectors);
     bank = new Int8Array(pieces.bank);
   }

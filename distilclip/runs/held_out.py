@@ -1,0 +1,36 @@
+"""Every picture that a run will measure is known to decode before it begins."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import datasets
+from tqdm import tqdm
+
+from distilclip.storage.pictures import find_fault, refusal
+
+BLOCK = 256  # pictures that are in memory at a time, undecoded
+
+
+def check_held_out(splits: datasets.DatasetDict, progress: bool = False) -> None:
+    """Decode every picture of every split but `train`, and keep none.
+
+    Raises ValueError that names the first that cannot be decoded. Those of `train`
+    are decoded before the first step anyway.
+    """
+    held_out = {name: rows for name, rows in splits.items() if name != "train"}
+    count = sum(map(len, held_out.values()))
+    silent = not progress or count < 500
+    with (
+        tqdm(total=count, desc="checking images", disable=silent) as bar,
+        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+    ):
+        for rows in held_out.values():
+            undecoded = rows.cast_column("image", datasets.Image(decode=False))
+            for start in range(0, len(rows), BLOCK):
+                images = undecoded[start : start + BLOCK]["image"]
+                faults = pool.map(find_fault, images)
+                for position, fault in enumerate(faults, start):
+                    if fault:
+                        name = rows["image_id"][position]
+                        raise ValueError(refusal(name, fault))
+                bar.update(len(images))
