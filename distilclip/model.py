@@ -30,6 +30,7 @@ from distilclip.storage.pictures import (
 )
 from distilclip.storage.ranges import out_of_range, shape_of_text
 from distilclip.storage.weights import (
+    EMOJI_MODEL,
     checkpoint_files,
     find_misfits,
     load_tensors,
@@ -39,8 +40,6 @@ from distilclip.storage.weights import (
 )
 from distilclip.text import TextEncoder, in_batches
 from distilclip.vit import ViT, ViTConfig, evaluating, orthogonal, pool_image
-
-EMOJI_MODEL = Path(__file__).parent / "emoji" / "model"
 
 
 @dataclass

@@ -5,6 +5,8 @@ chapter 9; the metrics are those of Radford et al. (2021) and of the
 caption-retrieval papers before it.
 """
 
+from __future__ import annotations
+
 import math
 import os
 from collections import Counter
@@ -12,8 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import datasets
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -21,11 +23,9 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from distilclip.data import decode_pixels
 from distilclip.index.file import Stamp, image_side_key, read_index, write_index
 from distilclip.index.neighbours import faiss_neighbours
 from distilclip.loss import cosines
-from distilclip.model import DistilCLIP
 from distilclip.storage.pictures import (
     LOG,
     TEXT_SUFFIXES,
@@ -35,6 +35,11 @@ from distilclip.storage.pictures import (
     read_pictures,
     why_undecodable,
 )
+
+if TYPE_CHECKING:  # a search in an index that is there needs neither
+    import datasets
+
+    from distilclip.model import DistilCLIP
 
 TIE = 1e-6  # cosines this near to each other count as equal; float32 rounds by less
 Template = str | Callable[[str], str]  # "a picture of {}", or what writes it
@@ -270,6 +275,8 @@ def evaluate_retrieval(
     `encode_text` stands in for the model's own where there is a shorter way to the
     same vectors.
     """
+    from distilclip.data import decode_pixels  # searches need no data sets
+
     pixels = decode_pixels(rows, model.config.vision.image_size, progress=progress)
     texts, owners = flatten_captions(rows["captions"])
     images = model.encode_image(pixels, batch_size)
@@ -445,8 +452,10 @@ class ImageIndex:
         rows: datasets.Dataset,
         batch_size: int = 64,
         progress: bool = True,
-    ) -> "ImageIndex":
+    ) -> ImageIndex:
         """Embed every picture of a split of `load_pairs`, a batch at a time."""
+        from distilclip.data import decode_pixels
+
         quiet = not progress or len(rows) < 500
         embeds = [torch.empty(0, model.config.embed_dim)]
         for start in tqdm(
@@ -660,7 +669,7 @@ class ImageIndex:
         batch_size: int = 64,
         skip_broken: bool = False,
         progress: bool = True,
-    ) -> "ImageIndex":
+    ) -> ImageIndex:
         """Embed every picture below `folder`; raises what `refresh` raises."""
         index = cls(model, folder=folder)
         index.refresh(batch_size, skip_broken, progress)
@@ -677,7 +686,7 @@ class ImageIndex:
         write_index(file, self.embeds, entries, image_side_key(self.model))
 
     @classmethod
-    def load(cls, model: DistilCLIP, file: str | Path) -> "ImageIndex":
+    def load(cls, model: DistilCLIP, file: str | Path) -> ImageIndex:
         """Read what `save` wrote; ValueError if damaged or another model's."""
         file = Path(file)
         embeds, entries = read_index(file, image_side_key(model))

@@ -29,7 +29,6 @@ def main(arguments: list[str] | None = None) -> int:
     options = build_parser(arguments).parse_args(arguments)
     try:
         with notes_shown():
-            quieten_libraries()  # imports them, for seconds: Ctrl-C may come
             status = options.run(options) or 0
             sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output, such as `head`, has enough
@@ -98,7 +97,7 @@ def notes_shown() -> Iterator[None]:
 
 
 def quieten_libraries() -> None:
-    """Keep other libraries' progress bars and notes out of ours."""
+    """Keep other libraries' progress bars and notes out of ours: imports them."""
     import datasets
     import transformers
 
@@ -192,12 +191,18 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
 
 def values_by_preset(name: str) -> str:
     """What a setting is unless it is given: "default: 5", or "cpu 48, t4 224"."""
-    from distilclip.runs.settings import DEFAULTS, FOLLOWS_LR, PRESETS
+    from distilclip.runs.settings import (
+        DEFAULTS,
+        FOLLOWS_LR,
+        OF_THE_MODEL,
+        PRESETS,
+    )
 
     defaults = DEFAULTS | dict.fromkeys(FOLLOWS_LR, "lr")
     values = {
         preset: shown((defaults | settings)[name])
         for preset, settings in PRESETS.items()
+        if not (settings.get("start_from") and name in OF_THE_MODEL)
     }
     if len(set(values.values())) == 1:
         return f"default: {values.popitem()[1]}"
@@ -308,6 +313,7 @@ def run_train(options: argparse.Namespace) -> int:
 
     SIGTERM and SIGHUP save the run and end it as Ctrl-C does.
     """
+    quieten_libraries()
     from distilclip.runs.checkpoint import stoppable
     from distilclip.runs.settings import TrainConfig
     from distilclip.runs.watch import format_metrics
@@ -329,23 +335,30 @@ def run_train(options: argparse.Namespace) -> int:
     return 0
 
 
-def load_run(name: str):
-    """The model of a run.
-
-    Raises ValueError or FileNotFoundError where `name` is no run.
-    """
-    from distilclip.model import DistilCLIP
-
+def check_run(name: str) -> None:
+    """Raise FileNotFoundError where `name` is a folder, but not that of a run."""
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         raise FileNotFoundError(
             f"{name} is not the folder of a run: it has no config.json."
         )
-    return DistilCLIP.from_pretrained(name)
+
+
+def load_run(name: str):
+    """The model of a run, for a search: without what only training needs.
+
+    Raises ValueError or FileNotFoundError where `name` is no run.
+    """
+    from distilclip.command.search_model import load_search_model
+
+    check_run(name)
+    return load_search_model(name)
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
     """Print a model's recalls on a split; with --json, write them, too."""
+    quieten_libraries()
     from distilclip.data import load_pairs
+    from distilclip.model import DistilCLIP
     from distilclip.runs.settings import READING
     from distilclip.runs.watch import format_metrics
     from distilclip.search import count_shared, evaluate_retrieval, flatten_captions
@@ -355,7 +368,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
     if options.json:
         inputs = Path(options.model), Path(options.data)
         refuse_to_replace(options.json, inputs, is_evaluation)
-    model = load_run(options.model)
+    check_run(options.model)
+    model = DistilCLIP.from_pretrained(options.model)
     reading = {name: getattr(options, name) for name in READING}
     splits = load_pairs(options.data, options.skip_broken, **reading)
     rows = take_split(splits, options.split, options.data)
@@ -404,9 +418,6 @@ def run_search(options: argparse.Namespace) -> None:
     check_search(options)
     from distilclip.command.gallery import write_gallery
     from distilclip.command.index_cache import folder_index
-    from distilclip.data import load_pairs
-    from distilclip.search import caption_bank, expand_queries
-    from distilclip.sources.splits import take_split
 
     model = load_run(options.model)
     if options.image:
@@ -415,11 +426,7 @@ def run_search(options: argparse.Namespace) -> None:
     else:
         query = title = options.query
         if options.captions:
-            rows = take_split(
-                load_pairs(options.captions), "train", options.captions
-            )
-            bank = caption_bank(model, rows["captions"])
-            query = expand_queries(model.encode_text(query), bank)[0]
+            query = in_known_words(query, model, options.captions)
     title += f", without {options.without}" if options.without else ""
     kept = folder_index(
         model,
@@ -444,6 +451,18 @@ def run_search(options: argparse.Namespace) -> None:
         print(f"{rank:>3}  {hit.score:.3f}  {printable(str(hit.path))}")
     for file in galleries:
         tell(f"Gallery: {printable(str(file))}")
+
+
+def in_known_words(query: str, model, source: str):
+    """The vector (E) of a query, said as a data set's captions would say it."""
+    quieten_libraries()
+    from distilclip.data import load_pairs
+    from distilclip.search import caption_bank, expand_queries
+    from distilclip.sources.splits import take_split
+
+    rows = take_split(load_pairs(source), "train", source)
+    bank = caption_bank(model, rows["captions"])
+    return expand_queries(model.encode_text(query), bank)[0]
 
 
 def check_search(options: argparse.Namespace) -> None:

@@ -138,6 +138,12 @@ RULES = {
     "must be at least 0 and below 2**63": lambda value: 0 <= value < 2**63,
 }
 COUNT, POSITIVE, NOT_NEGATIVE, SHARE, PART, SEED = RULES
+# What a model to start from decides; pictures may still come in another size
+OF_THE_MODEL = (
+    *("text_model", "text_pool", "image_size", "patch_size", "dim", "depth"),
+    *("num_heads", "cls_token", "final_norm", "image_pool", "embed_dim"),
+    *("projection_norm", "pad_to_max_length"),
+)
 MODEL = "config.json"  # the file in a run's folder that says its model's shape
 FOLLOWS_LR = ("vision_lr", "text_projection_lr")  # are lr where they are not given
 
@@ -190,14 +196,9 @@ def shape_to_start_with(given: dict, values: dict) -> dict[str, Any]:
     That is read only where there are some; a run that is resumed has its own.
     Raises ValueError where one that is given contradicts it.
     """
-    from distilclip.runs.starting import (
-        OF_THE_MODEL,
-        OF_THE_VIT,
-        check_shape,
-        settings_of_model,
-    )
+    from distilclip.runs.starting import check_shape, settings_of_model
 
-    if not {*OF_THE_VIT, *OF_THE_MODEL, "image_size"} - given.keys():
+    if not set(OF_THE_MODEL) - given.keys():
         return {}
     place, out = values["start_from"], values.get("out", "runs/emoji")
     if values.get("resume") and Path(out).expanduser().joinpath(MODEL).is_file():

@@ -11,13 +11,9 @@ from typing import Any
 
 import torch
 
-from distilclip.model import (
-    EMOJI_MODEL,
-    DistilCLIP,
-    DistilCLIPConfig,
-    read_model_config,
-)
+from distilclip.model import DistilCLIP, DistilCLIPConfig, read_model_config
 from distilclip.storage.hub import NoFileInPlaceError, find_file
+from distilclip.storage.weights import EMOJI_MODEL
 from distilclip.vit import ViT, ViTConfig, resample_positions
 
 # Settings that follow from the model; pictures may come in another size

@@ -228,8 +228,8 @@ def test_a_preset_fills_what_is_not_given(preset, monkeypatch):
     monkeypatch.setattr("distilclip.training.train", lambda config: asked.append(config) or result)
     command = ["train", "--out", "x", "--preset", preset]
     assert main(command) == 0
-    assert main([*command, "--epochs", "7", "--flip", "--no-cls-token"]) == 0
-    changes = {"epochs": 7, "flip": True, "cls_token": False}
+    assert main([*command, "--epochs", "7", "--flip", "--no-mask-positives"]) == 0
+    changes = {"epochs": 7, "flip": True, "mask_positives": False}
     plain = {"out": "x", "preset": preset}
     assert asked == [TrainConfig(**plain), TrainConfig(**plain, **changes)]
 
@@ -242,7 +242,9 @@ def test_help_shows_every_setting_with_its_values(capsys):
         flag = f"--{field.name.replace('_', '-')}"
         assert f"[{flag}" in text or f" {flag} " in text
     assert "in pixels (cpu 48, t4 224, t4-drawings 224, original 224)" in text
-    assert "seen (cpu 120, t4 25, t4-drawings 25, original 25)" in text
+    epochs = ", ".join(f"{name} {settings['epochs']}" for name, settings in PRESETS.items())
+    assert f"seen ({epochs})" in text
+    assert "a Hub id (cpu none, t4 none, t4-drawings none, tune emoji, original none)" in text
     assert "shared space (default: 256)" in text
 
 

@@ -10,6 +10,7 @@ from recorded_runs import assert_same_weights, losses
 import distilclip.training as training
 from distilclip import DistilCLIP, TrainConfig, train
 from distilclip.runs.checkpoint import STATE_FILE
+from distilclip.runs.settings import OF_THE_MODEL
 from distilclip.runs.starting import first_model, hash_of, settings_of_model
 from distilclip.training import start_run
 
@@ -56,6 +57,7 @@ def test_the_shape_is_that_of_the_model_and_the_preset_is_tune(trained, tune, tm
     assert [getattr(config, name) for name in SHAPE] == [before[name] for name in SHAPE]
     assert tune(trained, tmp_path / "next", preset="t4", epochs=3).image_size == 32
     assert TrainConfig(preset="tune").start_from == "emoji"
+    assert settings_of_model("emoji").keys() == set(OF_THE_MODEL)
 
 
 def test_the_first_weights_are_those_of_the_model(trained, tune, tmp_path):
