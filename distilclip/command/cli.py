@@ -225,7 +225,7 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
         "model", metavar="RUN", help="folder of a run, or a Hub id"
     )
     evaluate.add_argument(
-        "--data", default="emoji", help="as in train (default: emoji)"
+        "--data", default="", help="as in train (default: what RUN was trained on)"
     )
     evaluate.add_argument(
         "--split", default="test", help="a split of the data (default: test)"
@@ -359,23 +359,36 @@ def run_evaluate(options: argparse.Namespace) -> None:
     quieten_libraries()
     from distilclip.data import load_pairs
     from distilclip.model import DistilCLIP
-    from distilclip.runs.settings import READING
+    from distilclip.runs.chance import chance_metrics, warn_of_few
     from distilclip.runs.watch import format_metrics
     from distilclip.search import count_shared, evaluate_retrieval, flatten_captions
     from distilclip.sources.splits import take_split
     from distilclip.storage.files import refuse_to_replace, write_text
 
-    if options.json:
-        inputs = Path(options.model), Path(options.data)
-        refuse_to_replace(options.json, inputs, is_evaluation)
     check_run(options.model)
+    if options.json:
+        inputs = Path(options.model), Path(options.data or options.model)
+        refuse_to_replace(options.json, inputs, is_evaluation)
     model = DistilCLIP.from_pretrained(options.model)
-    reading = {name: getattr(options, name) for name in READING}
-    splits = load_pairs(options.data, options.skip_broken, **reading)
-    rows = take_split(splits, options.split, options.data)
+    data, reading = data_to_evaluate(options)
+    if options.json:
+        refuse_to_replace(options.json, [Path(data)], is_evaluation)
+    try:
+        splits = load_pairs(data, **reading)
+    except (ValueError, OSError) as error:
+        if options.data:
+            raise
+        raise ValueError(
+            f"{options.model} was trained on {data}, which cannot be read from "
+            f"here: say what to evaluate it on, as --data. ({describe(error)})"
+        ) from None
+    rows = take_split(splits, options.split, data)
+    if not options.data:
+        warn_of_other_pairs(Path(options.model), data, splits)
     strict = options.strict
     metrics = evaluate_retrieval(model, rows, progress=True, strict=strict)
     captions = list(rows["captions"])
+    chance = chance_metrics(captions, strict=strict)
     texts = flatten_captions(captions)[0]
     counts = {
         "images": len(rows),
@@ -384,10 +397,49 @@ def run_evaluate(options: argparse.Namespace) -> None:
         "shared_captions": count_shared(captions),
     }
     if options.json:
-        about = {"data": options.data, "split": options.split, "strict": strict}
-        write_text(options.json, json.dumps(about | counts | metrics, indent=2))
-    print(f"{options.data} {options.split}, {describe_counts(counts, strict)}:")
+        about = {"data": data, "split": options.split, "strict": strict}
+        found = about | counts | metrics | {"chance": chance}
+        write_text(options.json, json.dumps(found, indent=2))
+    print(f"{data} {options.split}, {describe_counts(counts, strict)}:")
     print(format_metrics(metrics))
+    print(f"by chance: {format_metrics(chance)}")
+    warn_of_few(len(rows), options.split)
+
+
+def data_to_evaluate(options: argparse.Namespace) -> tuple[str, dict]:
+    """What to evaluate a model on, and how to read it: as it was trained, or asked.
+
+    Raises ValueError where nothing is asked for, and a model has no record.
+    """
+    from distilclip.runs.settings import DEFAULTS, READING
+    from distilclip.storage.files import read_json
+
+    names = (*READING, "skip_broken")
+    asked = {name: getattr(options, name) for name in names}
+    if options.data:
+        return options.data, asked
+    if options.model == "emoji":
+        return "emoji", asked
+    record = Path(options.model) / "train_config.json"
+    if not record.is_file():
+        raise ValueError(
+            f"There is no record of what {options.model} was trained on: say what "
+            "to evaluate it on, as --data."
+        )
+    said = DEFAULTS | read_json(record)
+    return said["data"], {name: asked[name] or said[name] for name in names}
+
+
+def warn_of_other_pairs(folder: Path, data: str, splits) -> None:
+    """Warn where a run was not trained on the training pairs that are there now."""
+    from distilclip.runs.checkpoint import other_pairs
+
+    if other_pairs(folder, splits):
+        logging.getLogger("distilclip.evaluate").warning(
+            "The training pairs of %s are not those that the run in %s was trained "
+            "on: they have changed since, or it was given others.",
+            *(data, folder),
+        )
 
 
 def is_evaluation(file: Path) -> bool:

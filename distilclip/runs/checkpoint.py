@@ -341,6 +341,21 @@ def check_pairs(
     return f"{pairs}-{pictures}"
 
 
+def other_pairs(folder: Path, splits: datasets.DatasetDict) -> bool:
+    """Whether the run in a folder was trained on other pairs than `splits` has.
+
+    False where it does not say, as a stream does not.
+    """
+    try:
+        with safe_open(folder / STATE_FILE, "pt") as opened:
+            state = json.loads(opened.metadata()["state"])
+        known, config = state["data"].partition("-")[0], state["config"]
+        is_stream = config.get("streaming", False)
+        return not is_stream and known != pairs_hash(splits["train"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return False
+
+
 def pictures_hash(rows: datasets.Dataset) -> str:
     """A hash of a split's undecoded pictures, wherever they lie.
 

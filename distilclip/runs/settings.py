@@ -90,7 +90,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "full_size_start": 0.0,
         "epochs": 40,
         "batch_size": 64,
-        "lr": 1e-4,
+        "lr": 5e-4,
         "weight_decay": 0.1,
         "warmup": 0.1,
         "augmentation": 0.0,
