@@ -16,12 +16,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from distilclip.model import DistilCLIP, DistilCLIPConfig
 from distilclip.storage.files import read_json, write_text, write_whole
-from distilclip.storage.pictures import normalise_pixels, pixels_of
+from distilclip.storage.pictures import (
+    Pictures,
+    in_a_list,
+    normalise_pixels,
+    pixels_of,
+)
 from distilclip.storage.weights import save_tokenizer
 from distilclip.storage.words import with_words_of
 from distilclip.text import in_batches
@@ -289,20 +293,14 @@ class OnnxDistilCLIP:
         self.tokenizer.enable_truncation(self.config.max_text_length)
         self.tokenizer.enable_padding()
 
-    def encode_image(
-        self,
-        images: Tensor | Sequence[Image.Image] | Image.Image,
-        batch_size: int = 64,
-    ) -> Tensor:
-        """PIL images, or a uint8 tensor (B, 3, S, S), -> unit vectors (B, E)."""
-        if isinstance(images, Image.Image):
-            images = [images]
+    def encode_image(self, images: Pictures, batch_size: int = 64) -> Tensor:
+        """Pictures, as for `DistilCLIP.encode_image`, -> unit vectors (B, E)."""
+        pictures, size = in_a_list(images), self.config.vision.image_size
         embeds = [torch.empty(0, self.config.embed_dim)]
-        for start in range(0, len(images), batch_size):
-            pixels = images[start : start + batch_size]
-            if not isinstance(pixels, Tensor):
-                pixels = pixels_of(pixels, self.config.vision.image_size)
-            inputs = {"pixel_values": (pixels.float() / 255).numpy()}
+        for start in range(0, len(pictures), batch_size):
+            pixels = pixels_of(pictures[start : start + batch_size], size)
+            pixels = pixels / 255 if pixels.dtype == torch.uint8 else pixels
+            inputs = {"pixel_values": pixels.float().cpu().numpy()}
             embeds.append(torch.from_numpy(self.image.run(None, inputs)[0]))
         return torch.cat(embeds)
 

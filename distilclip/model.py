@@ -14,17 +14,23 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
+from tqdm import tqdm
 from transformers import DistilBertConfig, DistilBertModel
 from transformers.utils.generic import ModelOutput
 
 from distilclip.loss import cosines
 from distilclip.storage.files import read_json, write_text
 from distilclip.storage.hub import NoFileInPlaceError, find_file
-from distilclip.storage.pictures import normalise_pixels, pixels_of
+from distilclip.storage.pictures import (
+    Pictures,
+    in_a_list,
+    normalise_pixels,
+    pixels_of,
+)
 from distilclip.storage.ranges import out_of_range, shape_of_text
 from distilclip.storage.weights import (
+    EMOJI_MODEL,
     checkpoint_files,
     find_misfits,
     load_tensors,
@@ -34,8 +40,6 @@ from distilclip.storage.weights import (
 )
 from distilclip.text import TextEncoder, in_batches
 from distilclip.vit import ViT, ViTConfig, evaluating, orthogonal, pool_image
-
-EMOJI_MODEL = Path(__file__).parent / "emoji" / "model"
 
 
 @dataclass
@@ -142,6 +146,11 @@ class DistilCLIP(nn.Module):
         self.log_logit_scale = nn.Parameter(torch.tensor(log_scale))
 
     @property
+    def device(self) -> torch.device:
+        """Where the model lies, and what it gives."""
+        return self.log_logit_scale.device
+
+    @property
     def logit_scale(self) -> Tensor:
         """1 / temperature, learned as a logarithm, at most `max_logit_scale`."""
         return self.log_logit_scale.exp().clamp(max=self.config.max_logit_scale)
@@ -193,31 +202,31 @@ class DistilCLIP(nn.Module):
         length, pad = config.max_text_length, config.pad_to_max_length
         return self.text.tokenize(texts, length, pad)
 
+    def preprocess(self, images: Pictures) -> Tensor:
+        """Pictures as the ViT wants them: pixel_values (B, 3, S, S).
+
+        They are given as to `encode_image`.
+        """
+        pixels = pixels_of(images, self.config.vision.image_size)
+        return self.normalise(pixels.to(self.device))
+
     @torch.no_grad()
     def encode_image(
-        self,
-        images: Tensor | Sequence[Image.Image] | Image.Image,
-        batch_size: int = 64,
+        self, images: Pictures, batch_size: int = 64, progress: bool = False
     ) -> Tensor:
-        """PIL images or a tensor (B, 3, H, W) -> unit vectors (B, E), no gradients.
+        """Pictures -> unit vectors (B, E), without gradients.
 
-        A uint8 tensor holds pixels from 0 to 255; a float tensor is taken as
-        already normalised. A model in another format, such as float16, computes in
-        that; the vectors are float32.
+        One or several PIL images, paths, arrays (H, W, 3) or tensors (3, H, W), or
+        a batch in one tensor (B, 3, H, W), of any size: uint8, or floats in [0, 1].
+        A model in another format, such as float16, computes in that; the vectors
+        are float32. Raises ValueError and FileNotFoundError for what is no picture.
         """
-        if isinstance(images, Image.Image):
-            images = [images]
-        device = self.log_logit_scale.device
-        embeds = [torch.empty(0, self.config.embed_dim, device=device)]
+        pictures = in_a_list(images)
+        embeds = [torch.empty(0, self.config.embed_dim, device=self.device)]
+        starts = range(0, len(pictures), batch_size)
         with evaluating(self):
-            for start in range(0, len(images), batch_size):
-                batch = images[start : start + batch_size]
-                if not isinstance(batch, Tensor):
-                    batch = pixels_of(batch, self.config.vision.image_size)
-                batch = batch.to(device)
-                if batch.dtype == torch.uint8:
-                    batch = self.normalise(batch)
-                batch = batch.to(self.log_logit_scale.dtype)
+            for start in tqdm(starts, "encoding pictures", disable=not progress):
+                batch = self.preprocess(pictures[start : start + batch_size])
                 embeds.append(self.embed_image(batch))
         return torch.cat(embeds)
 
@@ -227,11 +236,10 @@ class DistilCLIP(nn.Module):
     ) -> Tensor:
         """Strings -> unit vectors (B, E), without gradients."""
         texts = [texts] if isinstance(texts, str) else list(texts)
-        device = self.log_logit_scale.device
-        embeds = torch.empty(len(texts), self.config.embed_dim, device=device)
+        embeds = torch.empty(len(texts), self.config.embed_dim, device=self.device)
         with evaluating(self):
             tokens = self.tokenize(texts)
-            for chosen, batch in in_batches(tokens, batch_size, device):
+            for chosen, batch in in_batches(tokens, batch_size, self.device):
                 embeds[chosen] = self.embed_text(**batch)
         return embeds
 

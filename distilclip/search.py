@@ -5,6 +5,8 @@ chapter 9; the metrics are those of Radford et al. (2021) and of the
 caption-retrieval papers before it.
 """
 
+from __future__ import annotations
+
 import math
 import os
 from collections import Counter
@@ -12,27 +14,32 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import datasets
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from distilclip.data import decode_pixels
 from distilclip.index.file import Stamp, image_side_key, read_index, write_index
 from distilclip.index.neighbours import faiss_neighbours
 from distilclip.loss import cosines
-from distilclip.model import DistilCLIP
 from distilclip.storage.pictures import (
     LOG,
     TEXT_SUFFIXES,
+    Pictures,
     describe_others,
     find_pictures,
     read_pictures,
     why_undecodable,
 )
+
+if TYPE_CHECKING:  # a search in an index that is there needs neither
+    import datasets
+
+    from distilclip.model import DistilCLIP
 
 TIE = 1e-6  # cosines this near to each other count as equal; float32 rounds by less
 Template = str | Callable[[str], str]  # "a picture of {}", or what writes it
@@ -40,9 +47,9 @@ Template = str | Callable[[str], str]  # "a picture of {}", or what writes it
 
 @torch.no_grad()
 def retrieval_metrics(
-    image_embeds: Tensor,
-    text_embeds: Tensor,
-    image_ids_of_texts: Tensor | Sequence[int],
+    image_embeds: Tensor | np.ndarray,
+    text_embeds: Tensor | np.ndarray,
+    image_ids_of_texts: Tensor | np.ndarray | Sequence[int],
     ks: Sequence[int] = (1, 5, 10),
     chunk: int = 512,
     texts: Sequence[str] | None = None,
@@ -50,10 +57,10 @@ def retrieval_metrics(
 ) -> dict[str, float]:
     """Recall at k both ways: {"i2t_r1": ..., "t2i_r10": ...}, shares from 0 to 1.
 
-    `image_embeds` (N, E) and `text_embeds` (M, E) are unit vectors;
-    `image_ids_of_texts` (M) gives for each text the row of its image. t2i: the
-    share of texts with a right image among the k nearest images. i2t: the share of
-    images (that have a text) with a right caption among the k nearest captions.
+    `image_embeds` (N, E) and `text_embeds` (M, E) are unit vectors, in tensors or
+    arrays; `image_ids_of_texts` (M) gives for each text the row of its image. t2i:
+    the share of texts with a right image among the k nearest images. i2t: the share
+    of images (that have a text) with a right caption among the k nearest captions.
 
     A text is right for its image. With `texts`, the strings themselves, equal ones
     are one caption: right for the images of all of them, one rival to every other
@@ -65,6 +72,8 @@ def retrieval_metrics(
     Raises ValueError for image ids or texts that do not fit, and for embeddings
     that are not finite.
     """
+    image_embeds = torch.as_tensor(image_embeds)
+    text_embeds = torch.as_tensor(text_embeds)
     owners, order = texts_by_image(
         image_ids_of_texts, len(image_embeds), text_embeds
     )
@@ -193,7 +202,7 @@ def count_nearer(
 
 
 def texts_by_image(
-    owners: Tensor | Sequence[int], images: int, text_embeds: Tensor
+    owners: Tensor | np.ndarray | Sequence[int], images: int, text_embeds: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The image of each text, sorted, and the texts in that order.
 
@@ -266,6 +275,8 @@ def evaluate_retrieval(
     `encode_text` stands in for the model's own where there is a shorter way to the
     same vectors.
     """
+    from distilclip.data import decode_pixels  # searches need no data sets
+
     pixels = decode_pixels(rows, model.config.vision.image_size, progress=progress)
     texts, owners = flatten_captions(rows["captions"])
     images = model.encode_image(pixels, batch_size)
@@ -318,7 +329,7 @@ def expand_queries(
 
 def zero_shot_classify(
     model: DistilCLIP,
-    images: Tensor | Sequence[Image.Image],
+    images: Pictures,
     class_names: Sequence[str],
     templates: Template | Sequence[Template] = ("a picture of {}",),
 ) -> Tensor:
@@ -441,8 +452,10 @@ class ImageIndex:
         rows: datasets.Dataset,
         batch_size: int = 64,
         progress: bool = True,
-    ) -> "ImageIndex":
+    ) -> ImageIndex:
         """Embed every picture of a split of `load_pairs`, a batch at a time."""
+        from distilclip.data import decode_pixels
+
         quiet = not progress or len(rows) < 500
         embeds = [torch.empty(0, model.config.embed_dim)]
         for start in tqdm(
@@ -455,9 +468,7 @@ class ImageIndex:
             embeds.append(model.encode_image(pixels).cpu())
         return cls(model, rows["image_id"], torch.cat(embeds))
 
-    def add(
-        self, names: Sequence[str], images: Tensor | Sequence[Image.Image]
-    ) -> None:
+    def add(self, names: Sequence[str], images: Pictures) -> None:
         """Embed more pictures, as for `encode_image`; a known name is replaced."""
         if isinstance(names, str):
             raise ValueError(f"names must be a list, got the string {names!r}.")
@@ -658,7 +669,7 @@ class ImageIndex:
         batch_size: int = 64,
         skip_broken: bool = False,
         progress: bool = True,
-    ) -> "ImageIndex":
+    ) -> ImageIndex:
         """Embed every picture below `folder`; raises what `refresh` raises."""
         index = cls(model, folder=folder)
         index.refresh(batch_size, skip_broken, progress)
@@ -675,7 +686,7 @@ class ImageIndex:
         write_index(file, self.embeds, entries, image_side_key(self.model))
 
     @classmethod
-    def load(cls, model: DistilCLIP, file: str | Path) -> "ImageIndex":
+    def load(cls, model: DistilCLIP, file: str | Path) -> ImageIndex:
         """Read what `save` wrote; ValueError if damaged or another model's."""
         file = Path(file)
         embeds, entries = read_index(file, image_side_key(model))

@@ -59,6 +59,7 @@ from distilclip.runs.settings import (
     TrainConfig,
     TrainResult,
 )
+from distilclip.runs.starting import first_model
 from distilclip.runs.streaming import StreamedPairs, open_streamed
 from distilclip.runs.watch import (
     Logbook,
@@ -596,11 +597,12 @@ def update_average(
 def start_run(
     config: TrainConfig, device: torch.device, saved: dict | None = None
 ) -> Run:
-    """A new model with its optimiser; with a `saved` state, all as it was then."""
+    """A model to start with and its optimiser; `saved`, all as it was then."""
     if device.type == "cpu":
         keep_freed_memory()
     torch.manual_seed(config.seed)
-    model = DistilCLIP(config.model_config())
+    shape = config.model_config()
+    model, start = first_model(shape, config.start_from, config.out, saved)
     unlock_text(model.text, config.text_lr > 0, config.text_layers)
     model.vision.requires_grad_(config.vision_lr > 0)
     model.log_logit_scale.requires_grad_(config.learn_temperature)
@@ -619,7 +621,7 @@ def start_run(
     if config.ema:  # what does not learn is shared, not copied
         shared = model.text.tokenizer if config.text_lr else model.text
         average = copy.deepcopy(model, {id(shared): shared}).eval()
-    run = Run(model, optimizer, scaler, precision, config, average)
+    run = Run(model, optimizer, scaler, precision, config, average, start=start)
     if saved:
         restore(run, saved)
     if config.compile:

@@ -350,7 +350,7 @@ def test_damage_anywhere_gives_a_picture_or_one_sentence(kind, cut, places):
         assert is_one_sentence(f"{error}.")
 
 
-@pytest.mark.parametrize("thing", ["a/path.png", None, 3, b"bytes", np.zeros((4, 4, 3))])
+@pytest.mark.parametrize("thing", [None, 3, b"bytes", {"path": "a.png"}])
 def test_what_is_no_image_is_refused(thing, small_model):
     with pytest.raises(ValueError, match="Expected a PIL image"):
         small_model.encode_image([thing])

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -71,7 +72,7 @@ def test_every_part_keeps_its_mode_whatever_is_encoded(small_model, freeze):
     assert modes_of(small_model) == modes
     for encode, wrong in (
         (small_model.encode_image, [*images(), None]),
-        (small_model.encode_image, torch.zeros(2, 3, 16, 16)),
+        (small_model.encode_image, torch.zeros(2, 5, 16, 16)),
         (small_model.encode_text, [*TEXTS, None]),
     ):
         with pytest.raises(ValueError, match="Expected"):
@@ -79,16 +80,76 @@ def test_every_part_keeps_its_mode_whatever_is_encoded(small_model, freeze):
         assert modes_of(small_model) == modes
 
 
-def test_uint8_pixels_are_normalised_and_floats_are_not(small_model):
+def test_pixels_have_one_vector_however_they_are_given(small_model, tmp_path):
     pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
-    expected = small_model.encode_image((pixels.float() / 255 - 0.5) / 0.5)
-    assert torch.allclose(small_model.encode_image(pixels), expected, atol=1e-6)
+    with torch.no_grad():
+        normalised = (pixels.float() / 255 - 0.5) / 0.5
+        expected = small_model.eval().embed_image(normalised)
+    assert torch.allclose(small_model.preprocess(pixels), normalised, atol=1e-6)
+    arrays = [picture.permute(1, 2, 0).numpy() for picture in pixels]
+    for number, array in enumerate(arrays):
+        Image.fromarray(array).save(tmp_path / f"{number}.png")
+    paths = [tmp_path / "0.png", tmp_path / "1.png"]
+    given = {
+        "floats": pixels / 255,
+        "double floats": pixels.double() / 255,
+        "a list of tensors": list(pixels),
+        "arrays": arrays,
+        "one array": np.stack(arrays),
+        "arrays of floats": [array / 255 for array in arrays],
+        "tensors of floats": list(pixels / 255),
+        "mixed": [arrays[0] / 255, pixels[1]],
+        "paths": paths,
+        "names": list(map(str, paths)),
+        "a generator": (Image.open(path) for path in paths),
+    }
+    for form, pictures in given.items():
+        found = small_model.encode_image(pictures)
+        assert torch.allclose(found, expected, atol=1e-5), form
+    for alone in (pixels[0], pixels[:1] / 255, arrays[0], paths[0], str(paths[0])):
+        assert torch.allclose(small_model.encode_image(alone), expected[:1], atol=1e-5)
+
+
+def test_pixels_of_any_size_are_seen_as_a_picture_of_that_size_is(small_model):
+    for image in images():
+        array = np.asarray(image)
+        expected = small_model.encode_image(image)
+        tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
+        for form in (array, array / 255, tensor, tensor.float() / 255, tensor.unsqueeze(0)):
+            assert torch.allclose(small_model.encode_image(form), expected, atol=1e-5)
+    grey, faint = np.full((9, 7), 100, np.uint8), np.zeros((9, 7, 4), np.uint8)
+    expected = small_model.encode_image(Image.new("RGB", (7, 9), (100, 100, 100)))
+    assert torch.allclose(small_model.encode_image(grey), expected, atol=1e-5)
+    expected = small_model.encode_image(Image.new("RGB", (7, 9), "white"))
+    assert torch.allclose(small_model.encode_image(faint), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("thing", "message"),
+    [
+        (torch.randn(2, 3, 32, 32), r"floats in \[0, 1\], got floats from -.* embed_image"),
+        (torch.full((3, 32, 32), 255.0), r"got floats from 255 to 255"),
+        (torch.full((3, 9, 9), torch.nan), "got floats from nan"),
+        (torch.ones(3, 9, 9, dtype=torch.long), r"got torch\.int64"),
+        (np.ones((9, 9, 3), np.int32), "got int32"),
+        (np.ones((3, 9, 9)), r"an array \(H, W, 3\) .* got the shape \(3, 9, 9\)"),
+        (torch.ones(9, 9, 3), r"tensor \(3, H, W\) .* the shape \(9, 9, 3\)"),
+        (torch.ones(9, 9), r"got the shape \(9, 9\)"),
+        (np.array(["a.png"]), "Expected pixels"),
+        ("no/such.png", "There is no picture no/such.png"),
+        (None, "Expected a PIL image, a path, an array"),
+        ({"path": "a.png"}, "got a dict"),
+    ],
+)
+def test_what_is_no_picture_is_said(small_model, thing, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        small_model.encode_image(thing)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_a_model_in_any_format_of_numbers_encodes_both_sides(small_model, dtype, tmp_path):
     pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
-    given = [pixels, small_model.normalise(pixels), images()]
+    given = [pixels, pixels / 255, images()]
     expected = [small_model.encode_image(each) for each in given]
     words = small_model.encode_text(TEXTS)
     small_model.to(dtype)

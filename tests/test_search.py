@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -327,6 +328,15 @@ def test_half_precision_and_gradients_are_taken_as_they_come():
     assert retrieval_metrics(embeds.requires_grad_(), embeds, range(60))["t2i_r1"] == 1.0
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert retrieval_metrics(embeds, embeds, range(60))["t2i_r1"] == 1.0
+
+
+def test_arrays_have_the_recalls_of_tensors():
+    generator = torch.Generator().manual_seed(0)
+    images, texts = (F.normalize(torch.randn(n, 8, generator=generator), dim=1) for n in (20, 40))
+    owners = torch.arange(40) % 20
+    expected = retrieval_metrics(images, texts, owners)
+    assert retrieval_metrics(images.numpy(), texts.numpy(), owners.numpy()) == expected
+    assert retrieval_metrics(images.numpy().astype(np.float64), texts.double(), owners) == expected
 
 
 def test_perfect_chance_and_collapsed_models():

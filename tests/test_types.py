@@ -17,6 +17,7 @@ RIGHT = """
 from pathlib import Path
 from typing import assert_type
 
+import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
 from PIL import Image
@@ -65,6 +66,9 @@ picture = Image.open("cat.png")
 images, texts = model.encode_image([picture, picture]), model.encode_text(["a cat", "a dog"])
 images = model.encode_image(torch.zeros(2, 3, 48, 48, dtype=torch.uint8), batch_size=32)
 assert_type(model.encode_image(picture), torch.Tensor)
+model.encode_image(["cat.png", Path("dog.png")], progress=True)
+model.encode_image([np.zeros((9, 9, 3), np.uint8), torch.zeros(3, 9, 9)])
+assert_type(model.preprocess(picture).to(model.device), torch.Tensor)
 assert_type(model.encode_text("a smiling cat") @ images.T, torch.Tensor)
 output = model(torch.zeros(2, 3, 48, 48), **model.tokenize(["a cat", "a dog"]))
 print(output.logits_per_image.softmax(dim=-1))
@@ -76,6 +80,7 @@ sigmoid_loss(images, texts, 10.0, -10.0).backward()
 metrics = retrieval_metrics(images, texts, [0, 1], ks=(1, 2))
 assert_type(metrics["i2t_r1"], float)
 retrieval_metrics(images, texts, torch.arange(2))
+retrieval_metrics(images.numpy(), texts.numpy(), np.arange(2))
 probabilities = zero_shot_classify(model, [picture], ["cat", "dog"], ["a picture of {}"])
 zero_shot_classify(model, images, ("cat", "dog"))
 print(probabilities.argmax(dim=-1).tolist())
@@ -115,6 +120,7 @@ WRONG = {
     "distilclip.train(distilclip.TrainConfig()).accuracy": "reportAttributeAccessIssue",
     'distilclip.load_pairs("emoji", skip_broken="no")': "reportArgumentType",
     'distilclip.DistilCLIP.from_pretrained("emoji").encode_text(3)': "reportArgumentType",
+    'distilclip.DistilCLIP.from_pretrained("emoji").encode_image(3)': "reportArgumentType",
     "distilclip.ViTConfig(image_size=48, patches=8)": "reportCallIssue",
     'distilclip.ImageIndex.from_folder("emoji", "pictures")': "reportArgumentType",
 }

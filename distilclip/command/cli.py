@@ -29,7 +29,6 @@ def main(arguments: list[str] | None = None) -> int:
     options = build_parser(arguments).parse_args(arguments)
     try:
         with notes_shown():
-            quieten_libraries()  # imports them, for seconds: Ctrl-C may come
             status = options.run(options) or 0
             sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output, such as `head`, has enough
@@ -98,7 +97,7 @@ def notes_shown() -> Iterator[None]:
 
 
 def quieten_libraries() -> None:
-    """Keep other libraries' progress bars and notes out of ours."""
+    """Keep other libraries' progress bars and notes out of ours: imports them."""
     import datasets
     import transformers
 
@@ -192,12 +191,18 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
 
 def values_by_preset(name: str) -> str:
     """What a setting is unless it is given: "default: 5", or "cpu 48, t4 224"."""
-    from distilclip.runs.settings import DEFAULTS, FOLLOWS_LR, PRESETS
+    from distilclip.runs.settings import (
+        DEFAULTS,
+        FOLLOWS_LR,
+        OF_THE_MODEL,
+        PRESETS,
+    )
 
     defaults = DEFAULTS | dict.fromkeys(FOLLOWS_LR, "lr")
     values = {
         preset: shown((defaults | settings)[name])
         for preset, settings in PRESETS.items()
+        if not (settings.get("start_from") and name in OF_THE_MODEL)
     }
     if len(set(values.values())) == 1:
         return f"default: {values.popitem()[1]}"
@@ -220,7 +225,7 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
         "model", metavar="RUN", help="folder of a run, or a Hub id"
     )
     evaluate.add_argument(
-        "--data", default="emoji", help="as in train (default: emoji)"
+        "--data", default="", help="as in train (default: what RUN was trained on)"
     )
     evaluate.add_argument(
         "--split", default="test", help="a split of the data (default: test)"
@@ -308,6 +313,7 @@ def run_train(options: argparse.Namespace) -> int:
 
     SIGTERM and SIGHUP save the run and end it as Ctrl-C does.
     """
+    quieten_libraries()
     from distilclip.runs.checkpoint import stoppable
     from distilclip.runs.settings import TrainConfig
     from distilclip.runs.watch import format_metrics
@@ -329,39 +335,60 @@ def run_train(options: argparse.Namespace) -> int:
     return 0
 
 
-def load_run(name: str):
-    """The model of a run.
-
-    Raises ValueError or FileNotFoundError where `name` is no run.
-    """
-    from distilclip.model import DistilCLIP
-
+def check_run(name: str) -> None:
+    """Raise FileNotFoundError where `name` is a folder, but not that of a run."""
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         raise FileNotFoundError(
             f"{name} is not the folder of a run: it has no config.json."
         )
-    return DistilCLIP.from_pretrained(name)
+
+
+def load_run(name: str):
+    """The model of a run, for a search: without what only training needs.
+
+    Raises ValueError or FileNotFoundError where `name` is no run.
+    """
+    from distilclip.command.search_model import load_search_model
+
+    check_run(name)
+    return load_search_model(name)
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
     """Print a model's recalls on a split; with --json, write them, too."""
+    quieten_libraries()
     from distilclip.data import load_pairs
-    from distilclip.runs.settings import READING
+    from distilclip.model import DistilCLIP
+    from distilclip.runs.chance import chance_metrics, warn_of_few
     from distilclip.runs.watch import format_metrics
     from distilclip.search import count_shared, evaluate_retrieval, flatten_captions
     from distilclip.sources.splits import take_split
     from distilclip.storage.files import refuse_to_replace, write_text
 
+    check_run(options.model)
     if options.json:
-        inputs = Path(options.model), Path(options.data)
+        inputs = Path(options.model), Path(options.data or options.model)
         refuse_to_replace(options.json, inputs, is_evaluation)
-    model = load_run(options.model)
-    reading = {name: getattr(options, name) for name in READING}
-    splits = load_pairs(options.data, options.skip_broken, **reading)
-    rows = take_split(splits, options.split, options.data)
+    model = DistilCLIP.from_pretrained(options.model)
+    data, reading = data_to_evaluate(options)
+    if options.json:
+        refuse_to_replace(options.json, [Path(data)], is_evaluation)
+    try:
+        splits = load_pairs(data, **reading)
+    except (ValueError, OSError) as error:
+        if options.data:
+            raise
+        raise ValueError(
+            f"{options.model} was trained on {data}, which cannot be read from "
+            f"here: say what to evaluate it on, as --data. ({describe(error)})"
+        ) from None
+    rows = take_split(splits, options.split, data)
+    if not options.data:
+        warn_of_other_pairs(Path(options.model), data, splits)
     strict = options.strict
     metrics = evaluate_retrieval(model, rows, progress=True, strict=strict)
     captions = list(rows["captions"])
+    chance = chance_metrics(captions, strict=strict)
     texts = flatten_captions(captions)[0]
     counts = {
         "images": len(rows),
@@ -370,10 +397,49 @@ def run_evaluate(options: argparse.Namespace) -> None:
         "shared_captions": count_shared(captions),
     }
     if options.json:
-        about = {"data": options.data, "split": options.split, "strict": strict}
-        write_text(options.json, json.dumps(about | counts | metrics, indent=2))
-    print(f"{options.data} {options.split}, {describe_counts(counts, strict)}:")
+        about = {"data": data, "split": options.split, "strict": strict}
+        found = about | counts | metrics | {"chance": chance}
+        write_text(options.json, json.dumps(found, indent=2))
+    print(f"{data} {options.split}, {describe_counts(counts, strict)}:")
     print(format_metrics(metrics))
+    print(f"by chance: {format_metrics(chance)}")
+    warn_of_few(len(rows), options.split)
+
+
+def data_to_evaluate(options: argparse.Namespace) -> tuple[str, dict]:
+    """What to evaluate a model on, and how to read it: as it was trained, or asked.
+
+    Raises ValueError where nothing is asked for, and a model has no record.
+    """
+    from distilclip.runs.settings import DEFAULTS, READING
+    from distilclip.storage.files import read_json
+
+    names = (*READING, "skip_broken")
+    asked = {name: getattr(options, name) for name in names}
+    if options.data:
+        return options.data, asked
+    if options.model == "emoji":
+        return "emoji", asked
+    record = Path(options.model) / "train_config.json"
+    if not record.is_file():
+        raise ValueError(
+            f"There is no record of what {options.model} was trained on: say what "
+            "to evaluate it on, as --data."
+        )
+    said = DEFAULTS | read_json(record)
+    return said["data"], {name: asked[name] or said[name] for name in names}
+
+
+def warn_of_other_pairs(folder: Path, data: str, splits) -> None:
+    """Warn where a run was not trained on the training pairs that are there now."""
+    from distilclip.runs.checkpoint import other_pairs
+
+    if other_pairs(folder, splits):
+        logging.getLogger("distilclip.evaluate").warning(
+            "The training pairs of %s are not those that the run in %s was trained "
+            "on: they have changed since, or it was given others.",
+            *(data, folder),
+        )
 
 
 def is_evaluation(file: Path) -> bool:
@@ -404,9 +470,6 @@ def run_search(options: argparse.Namespace) -> None:
     check_search(options)
     from distilclip.command.gallery import write_gallery
     from distilclip.command.index_cache import folder_index
-    from distilclip.data import load_pairs
-    from distilclip.search import caption_bank, expand_queries
-    from distilclip.sources.splits import take_split
 
     model = load_run(options.model)
     if options.image:
@@ -415,11 +478,7 @@ def run_search(options: argparse.Namespace) -> None:
     else:
         query = title = options.query
         if options.captions:
-            rows = take_split(
-                load_pairs(options.captions), "train", options.captions
-            )
-            bank = caption_bank(model, rows["captions"])
-            query = expand_queries(model.encode_text(query), bank)[0]
+            query = in_known_words(query, model, options.captions)
     title += f", without {options.without}" if options.without else ""
     kept = folder_index(
         model,
@@ -444,6 +503,18 @@ def run_search(options: argparse.Namespace) -> None:
         print(f"{rank:>3}  {hit.score:.3f}  {printable(str(hit.path))}")
     for file in galleries:
         tell(f"Gallery: {printable(str(file))}")
+
+
+def in_known_words(query: str, model, source: str):
+    """The vector (E) of a query, said as a data set's captions would say it."""
+    quieten_libraries()
+    from distilclip.data import load_pairs
+    from distilclip.search import caption_bank, expand_queries
+    from distilclip.sources.splits import take_split
+
+    rows = take_split(load_pairs(source), "train", source)
+    bank = caption_bank(model, rows["captions"])
+    return expand_queries(model.encode_text(query), bank)[0]
 
 
 def check_search(options: argparse.Namespace) -> None:

@@ -6,19 +6,24 @@ killed one leaves the file of its last save. Nothing is ever written into the fo
 of pictures.
 """
 
+from __future__ import annotations
+
 import contextlib
 import hashlib
 import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 
 from distilclip.index.file import image_side_key
-from distilclip.model import DistilCLIP
 from distilclip.search import ImageIndex
 from distilclip.storage.files import make_private, remove_leftovers
+
+if TYPE_CHECKING:
+    from distilclip.model import DistilCLIP
 
 AUTOSAVE_SECONDS = 20
 STALE_SECONDS = 3600

@@ -3,18 +3,23 @@
 `ImageIndex` of chapter 9 stands on these; none of them knows about searching.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from distilclip.model import DistilCLIP
 from distilclip.storage.pictures import PIXELS_VERSION
 from distilclip.storage.weights import save_tensors
+
+if TYPE_CHECKING:
+    from distilclip.model import DistilCLIP
 
 INDEX_VERSION = 2
 # Of a file: its size in bytes, when its content and when its place last changed, in

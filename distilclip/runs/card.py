@@ -70,7 +70,8 @@ def model_card(
         model_name=title if results else None,
         eval_results=results or None,
     )
-    parts = [f"---\n{metadata.to_yaml()}\n---\n\n# {title}", _describe_model(model)]
+    about = _describe_model(model, settings.get("start_from", ""))
+    parts = [f"---\n{metadata.to_yaml()}\n---\n\n# {title}", about]
     if settings:
         parts.append(_describe_training(settings, epochs))
     parts += [_describe_results(finals), USAGE.replace("{name}", name)]
@@ -118,11 +119,13 @@ def _metric_title(metric: str) -> str:
     return f"{'text to image' if direction == 't2i' else 'image to text'} R@{k}"
 
 
-def _describe_model(model: dict) -> str:
+def _describe_model(model: dict, start_from: str) -> str:
     """A paragraph on the two encoders, from a model's config.json."""
     vision = model["vision"]
     eyes = _known_source(model.get("vision_model"))
     origin = f"started from {eyes}" if eyes else "from scratch"
+    if start_from:
+        origin = f"of {_known_source(start_from) or 'another model'}, trained on"
     text = _known_source(model["text_model"]) or "a checkpoint of the author's own"
     side = vision["image_size"]
     return (
@@ -139,6 +142,9 @@ def _describe_training(settings: dict, epochs: list[dict]) -> str:
     """The section on training, from the settings and epochs of a run's record."""
     data = _known_source(settings.get("data")) or "pictures of the author's own"
     rows = [("data", data)]
+    if start := settings.get("start_from"):
+        known = _known_source(start) or "a model of the author's own"
+        rows.append(("goes on from", known))
     names = ("preset", "seed", "batch_size", "lr", "text_lr")
     names += ("weight_decay", "augmentation")
     rows += [(name, settings[name]) for name in names if name in settings]

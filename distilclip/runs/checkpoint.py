@@ -74,6 +74,7 @@ class Run:
     config: TrainConfig
     average: DistilCLIP | None = None
     data: str = ""  # hashes of the pairs that it is trained on
+    start: str = ""  # a hash of the model that it started from, where there is one
     step: int = 0
     history: list[dict] = field(default_factory=list)
     sums: dict = field(default_factory=new_sums)
@@ -257,6 +258,7 @@ def save_run(run: Run, folder: Path) -> None:
         "precision": run.precision,
         "config": settings,
         "data": run.data,
+        "start": run.start,
         "frozen": frozen_hash(run),
         "scaler": run.scaler.state_dict(),
         "history": run.history,
@@ -339,6 +341,21 @@ def check_pairs(
     return f"{pairs}-{pictures}"
 
 
+def other_pairs(folder: Path, splits: datasets.DatasetDict) -> bool:
+    """Whether the run in a folder was trained on other pairs than `splits` has.
+
+    False where it does not say, as a stream does not.
+    """
+    try:
+        with safe_open(folder / STATE_FILE, "pt") as opened:
+            state = json.loads(opened.metadata()["state"])
+        known, config = state["data"].partition("-")[0], state["config"]
+        is_stream = config.get("streaming", False)
+        return not is_stream and known != pairs_hash(splits["train"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return False
+
+
 def pictures_hash(rows: datasets.Dataset) -> str:
     """A hash of a split's undecoded pictures, wherever they lie.
 
@@ -406,6 +423,7 @@ def read_state(folder: Path, config: TrainConfig) -> dict:
                 name: opened.get_tensor(name)
                 for name in opened.keys()  # noqa: SIM118
             }
+        state.setdefault("start", "")
         summed = checksum(metadata["state"], state["tensors"])
         if metadata.get("checksum", summed) != summed:  # older ones have none
             raise ValueError("its checksum says that it has changed since")

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import datasets
 from tqdm import tqdm
 
+from distilclip.runs.chance import say_chance
 from distilclip.storage.pictures import find_fault, refusal
 
 BLOCK = 256  # pictures that are in memory at a time, undecoded
@@ -14,6 +15,7 @@ BLOCK = 256  # pictures that are in memory at a time, undecoded
 def check_held_out(splits: datasets.DatasetDict, progress: bool = False) -> None:
     """Decode every picture of every split but `train`, and keep none.
 
+    It is also said what chance would find there, and where there are few.
     Raises ValueError that names the first that cannot be decoded. Those of `train`
     are decoded before the first step anyway.
     """
@@ -34,3 +36,4 @@ def check_held_out(splits: datasets.DatasetDict, progress: bool = False) -> None
                         name = rows["image_id"][position]
                         raise ValueError(refusal(name, fault))
                 bar.update(len(images))
+    say_chance(splits)

@@ -84,6 +84,19 @@ PRESETS: dict[str, dict[str, Any]] = {
         "flip": True,
         "sort_captions": True,
     },
+    # For pictures of one's own, tens to thousands: a trained model learns on.
+    "tune": {
+        "start_from": "emoji",
+        "full_size_start": 0.0,
+        "epochs": 40,
+        "batch_size": 64,
+        "lr": 5e-4,
+        "weight_decay": 0.1,
+        "warmup": 0.1,
+        "augmentation": 0.0,
+        "crop_scale": 0.5,
+        "flip": True,
+    },
     # The system that this book starts from, with its flaws.
     "original": {
         "text_model": "distilbert-base-uncased",
@@ -125,6 +138,13 @@ RULES = {
     "must be at least 0 and below 2**63": lambda value: 0 <= value < 2**63,
 }
 COUNT, POSITIVE, NOT_NEGATIVE, SHARE, PART, SEED = RULES
+# What a model to start from decides; pictures may still come in another size
+OF_THE_MODEL = (
+    *("text_model", "text_pool", "image_size", "patch_size", "dim", "depth"),
+    *("num_heads", "cls_token", "final_norm", "image_pool", "embed_dim"),
+    *("projection_norm", "pad_to_max_length"),
+)
+MODEL = "config.json"  # the file in a run's folder that says its model's shape
 FOLLOWS_LR = ("vision_lr", "text_projection_lr")  # are lr where they are not given
 
 
@@ -153,7 +173,8 @@ def filled_by_preset(config_class: Config) -> Config:
                 raise ValueError(
                     f"{name} is None: leave it out for its usual value."
                 )
-        preset = given.get("preset", "cpu")
+        usual = "tune" if given.get("start_from") else "cpu"
+        preset = given.setdefault("preset", usual)
         if preset not in PRESETS:
             raise ValueError(
                 f"Unknown preset {preset!r}: choose {', '.join(PRESETS)}."
@@ -161,10 +182,30 @@ def filled_by_preset(config_class: Config) -> Config:
         values = PRESETS[preset] | given
         for name in FOLLOWS_LR:
             values.setdefault(name, values["lr"])
+        if values.get("start_from"):
+            values |= shape_to_start_with(given, values)
         plain(self, **values)
 
     config_class.__init__ = init
     return config_class
+
+
+def shape_to_start_with(given: dict, values: dict) -> dict[str, Any]:
+    """The settings that are not `given` and follow from the model to start from.
+
+    That is read only where there are some; a run that is resumed has its own.
+    Raises ValueError where one that is given contradicts it.
+    """
+    from distilclip.runs.starting import check_shape, settings_of_model
+
+    if not set(OF_THE_MODEL) - given.keys():
+        return {}
+    place, out = values["start_from"], values.get("out", "runs/emoji")
+    if values.get("resume") and Path(out).expanduser().joinpath(MODEL).is_file():
+        place = out
+    shape = settings_of_model(place)
+    check_shape(place, given, shape)
+    return {name: value for name, value in shape.items() if name not in given}
 
 
 @filled_by_preset
@@ -173,8 +214,9 @@ class TrainConfig:
     """What to train, on what, and where to put it.
 
     The defaults are those of the preset "cpu". Another one ("t4", "original") fills
-    in what it names and what is not given. Raises ValueError, in one sentence, for
-    a value that cannot work.
+    in what it names and what is not given. With `start_from`, the preset is "tune"
+    unless another is named, and the model's shape is that model's. Raises
+    ValueError, in one sentence, for a value that cannot work.
     """
 
     # The run
@@ -185,7 +227,14 @@ class TrainConfig:
     preset: str = setting(
         "cpu",
         "the recipe: drawings on two CPU cores (cpu), photographs on a T4 (t4), "
-        "drawings on a T4, or the system that the book starts from (original)",
+        "drawings on a T4 (t4-drawings), a trained model that learns on from "
+        "pictures of one's own (tune), or the system that the book starts from "
+        "(original)",
+    )
+    start_from: str = setting(
+        "",
+        "a model to go on from, whose shape is kept: a run's folder, emoji, or a "
+        "Hub id",
     )
     resume: bool = setting(False, "go on with the run in the folder")
     seed: int = setting(0, "decides everything that is drawn at random", SEED)
@@ -377,9 +426,20 @@ class TrainConfig:
             raise ValueError(
                 "epoch_pictures is for a stream: add streaming, or leave it out."
             )
-        if self.vision_lr == 0 and not self.vision_model:
+        if self.start_from and self.vision_model:
             raise ValueError(
-                "vision_lr 0 locks the ViT: name a pretrained one as vision_model."
+                "start_from and vision_model each bring a ViT: leave one out."
+            )
+        if self.start_from and is_same_folder(self.start_from, self.out):
+            raise ValueError(
+                f"A run cannot start from its own folder, {self.out}: leave "
+                "start_from out and add resume to go on with it, or choose another "
+                "folder for the new run."
+            )
+        if self.vision_lr == 0 and not (self.vision_model or self.start_from):
+            raise ValueError(
+                "vision_lr 0 locks the ViT: name a pretrained one as vision_model, "
+                "or a model to go on from as start_from."
             )
         if self.text_layers and not self.text_lr:
             raise ValueError(
@@ -428,6 +488,12 @@ class TrainConfig:
 
         vision = ViTConfig(**settings_of(ViTConfig))
         return DistilCLIPConfig(vision=vision, **settings_of(DistilCLIPConfig))
+
+
+def is_same_folder(one: str, other: str) -> bool:
+    """Whether two names lead to one folder that is there."""
+    folders = [Path(name).expanduser() for name in (one, other)]
+    return all(map(Path.is_dir, folders)) and folders[0].samefile(folders[1])
 
 
 # The fields that say how data are read; `evaluate` has them as options, too

@@ -14,12 +14,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import huggingface_hub
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-)
 
 SWITCH = "HF_HUB_OFFLINE"  # the name of one in `huggingface_hub`, one in `datasets`
 
@@ -43,16 +37,19 @@ def find_file(path_or_hub_id: str | Path, name: str) -> Path:
         raise FileNotFoundError(
             f"There is no folder {folder}, and it is no Hub id either."
         )
+    from huggingface_hub import errors  # only now: a folder needs no network
+
     try:
         with offline_without_network(path_or_hub_id):
-            return Path(hf_hub_download(str(path_or_hub_id), name))
-    except LocalEntryNotFoundError:
+            file = huggingface_hub.hf_hub_download(str(path_or_hub_id), name)
+            return Path(file)
+    except errors.LocalEntryNotFoundError:
         raise FileNotFoundError(unreachable(path_or_hub_id)) from None
-    except EntryNotFoundError:
+    except errors.EntryNotFoundError:
         raise NoFileInPlaceError(
             f"{path_or_hub_id} on the Hub has no file {name}."
         ) from None
-    except (HfHubHTTPError, OSError) as error:
+    except (errors.HfHubHTTPError, OSError) as error:
         raise FileNotFoundError(unreachable(path_or_hub_id, error)) from None
 
 

@@ -15,10 +15,10 @@ import os
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 LOG = logging.getLogger("distilclip.pictures")
+Picture = Image.Image | str | os.PathLike | np.ndarray | Tensor
+Pictures = Picture | Sequence[Picture]
+AS_NUMBERS = "as uint8, or as floats in [0, 1]"
 LARGEST = (
     2**27
 )  # pixels of a picture that is read: a file of a few KB can ask for more
@@ -236,7 +239,10 @@ def kind_of(file: str | Path | BinaryIO) -> str:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any PIL image as upright RGB, on white where it is transparent."""
     if not isinstance(image, Image.Image):
-        raise ValueError(f"Expected a PIL image, got a {type(image).__name__}.")
+        raise ValueError(
+            "Expected a PIL image, a path, an array (H, W, 3) or a tensor "
+            f"(3, H, W), got a {type(image).__name__}."
+        )
     image.load()  # a truncated file is an error here, and none of those below
     with contextlib.suppress(Exception):  # damaged EXIF, of many kinds
         image = ImageOps.exif_transpose(image)
@@ -258,10 +264,107 @@ def square(image: Image.Image, size: int) -> Image.Image:
     return ImageOps.fit(to_rgb(image), (size, size), Image.Resampling.BICUBIC)
 
 
-def pixels_of(images: Sequence[Image.Image], size: int) -> Tensor:
-    """PIL images -> uint8 pixels (B, 3, size, size)."""
-    arrays = np.stack([np.asarray(square(image, size)) for image in images])
-    return torch.from_numpy(arrays).permute(0, 3, 1, 2).contiguous()
+def in_a_list(images: Pictures) -> Any:
+    """Pictures as a sequence of some: one alone becomes a sequence of one.
+
+    A batch in a tensor or in an array is a sequence already.
+    """
+    if isinstance(images, Tensor | np.ndarray):
+        return images if images.ndim > 3 else [images]
+    if isinstance(images, Sequence) and not isinstance(images, str | bytes):
+        return images
+    if isinstance(images, str | bytes | Mapping) or not isinstance(
+        images, Iterable
+    ):
+        return [images]
+    return list(images)
+
+
+def pixels_of(images: Pictures, size: int) -> Tensor:
+    """Pictures -> pixels (B, 3, size, size), uint8, or floats in [0, 1].
+
+    PIL images, paths, arrays (H, W, 3) and tensors (3, H, W), uint8 or floats in
+    [0, 1], one or many, or a batch as one tensor or array. Floats that have the
+    size stay floats; all else is made uint8 and brought to it by `square`, as a
+    file is. Raises ValueError for what is no picture or cannot be decoded,
+    FileNotFoundError for a path where there is none.
+    """
+    pictures = in_a_list(images)
+    if isinstance(pictures, Tensor) and pictures.shape[2:] == (size, size):
+        return checked_pixels(pictures)
+    made = [one_picture(picture, size) for picture in pictures]
+    if not all(pixels.dtype == torch.uint8 for pixels in made):
+        made = [p / 255 if p.dtype == torch.uint8 else p.float() for p in made]
+    shape = (0, 3, size, size)
+    return torch.stack(made) if made else torch.empty(shape, dtype=torch.uint8)
+
+
+def one_picture(image: Picture, size: int) -> Tensor:
+    """A picture of any kind -> (3, size, size); see `pixels_of`."""
+    if isinstance(image, np.ndarray):
+        image = tensor_of_array(image)
+    if isinstance(image, Tensor):
+        if image.ndim != 3 or len(image) not in (1, 3, 4):
+            raise ValueError(
+                "Expected pixels as a tensor (3, H, W) or (B, 3, H, W), got the "
+                f"shape {tuple(image.shape)}."
+            )
+        image = checked_pixels(image)
+        if image.shape == (3, size, size):
+            return image
+        if image.dtype != torch.uint8:
+            image = image.float().mul(255).round().byte()
+        array = image.permute(1, 2, 0).cpu().numpy()
+        image = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+    elif isinstance(image, str | os.PathLike):
+        image = picture_at(Path(image).expanduser(), size)
+    array = np.array(square(image, size))
+    return torch.from_numpy(array).permute(2, 0, 1).contiguous()
+
+
+def tensor_of_array(array: np.ndarray) -> Tensor:
+    """An array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) as a tensor (C, H, W)."""
+    array = array[:, :, np.newaxis] if array.ndim == 2 else array
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
+        raise ValueError(
+            "Expected pixels as an array (H, W, 3) or (B, H, W, 3), got the shape "
+            f"{array.shape}."
+        )
+    if array.dtype.kind not in "fu":
+        raise ValueError(f"Expected pixels {AS_NUMBERS}, got {array.dtype}.")
+    return torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
+
+
+def checked_pixels(pixels: Tensor) -> Tensor:
+    """The same pixels, if they are uint8, or floats in [0, 1].
+
+    Raises ValueError for other numbers: whether they count to 255, or are
+    normalised already, cannot be told from them.
+    """
+    if pixels.dtype == torch.uint8:
+        return pixels
+    if not pixels.is_floating_point():
+        raise ValueError(f"Expected pixels {AS_NUMBERS}, got {pixels.dtype}.")
+    if pixels.numel():
+        low, high = (value.item() for value in pixels.aminmax())
+        if not (low >= -0.01 and high <= 1.01):  # some, of resizing, is no fault
+            raise ValueError(
+                f"Expected pixels {AS_NUMBERS}, got floats from {low:.3g} to "
+                f"{high:.3g}. Pixels that are normalised are for embed_image."
+            )
+    return pixels.clamp(0, 1)
+
+
+def picture_at(path: Path, size: int) -> Image.Image:
+    """The picture in a file, for a model of that size; raises as `pixels_of`."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no picture {path}.")
+    try:
+        return read_picture(path, size)
+    except Exception as error:  # Pillow raises many kinds for a broken file
+        raise ValueError(
+            f"Cannot decode {path}: {why_undecodable(error)}."
+        ) from None
 
 
 def normalise_pixels(

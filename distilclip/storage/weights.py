@@ -11,12 +11,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import huggingface_hub
 import safetensors.torch
 import torch
-from huggingface_hub import (
-    list_repo_files,
-    try_to_load_from_cache,
-)
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -30,6 +27,8 @@ from distilclip.storage.hub import (
 )
 
 LOG = logging.getLogger("distilclip.weights")
+# The model that comes with this package
+EMOJI_MODEL = Path(__file__).parents[1] / "emoji" / "model"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 MINILM_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -251,7 +250,8 @@ def read_pooling(source: str) -> str:
         if not looks_like_hub_id(source):
             return "cls"
         cached, known = (
-            try_to_load_from_cache(source, each) for each in ("config.json", name)
+            huggingface_hub.try_to_load_from_cache(source, each)
+            for each in ("config.json", name)
         )
         if isinstance(cached, str) and known is None:
             text = "Without a network there is no %s of %s to see: pooled by 'cls'."
@@ -311,7 +311,7 @@ def find_pickle(path_or_hub_id: str | Path) -> str:
             contextlib.suppress(Exception),
             offline_without_network(path_or_hub_id),
         ):
-            names = list_repo_files(str(path_or_hub_id))
+            names = huggingface_hub.list_repo_files(str(path_or_hub_id))
     pickles = [name for name in names if name.endswith(PICKLE_SUFFIXES)]
     return min(
         pickles,

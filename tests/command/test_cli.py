@@ -70,6 +70,44 @@ def test_evaluate_prints_and_writes_the_same_figures(run, pictures, tmp_path, ca
     assert f"R@5 {100 * figures['t2i_r5']:.1f}" in capsys.readouterr().out
 
 
+def test_a_run_is_evaluated_on_what_it_was_trained_on(run, pictures, tmp_path, capsys):
+    def evaluated(*given):
+        status = main(["evaluate", str(run), *given, "--json", str(tmp_path / "figures.json")])
+        output = capsys.readouterr()
+        return status, output, json.loads((tmp_path / "figures.json").read_text())
+
+    status, output, figures = evaluated()
+    assert status == 0 and figures["data"] == str(pictures)
+    assert evaluated("--data", str(pictures))[2] == figures
+    assert f"by chance: text→image R@1 {100 / figures['images']:.1f}" in output.out
+    assert figures["chance"]["t2i_r1"] == pytest.approx(1 / figures["images"])
+    assert f"test has {figures['images']} pictures, one of which is" in output.err
+    assert evaluated("--data", "emoji")[2]["images"] > 1000
+
+
+def test_data_that_are_not_what_they_were_are_told_of(pictures, tmp_path, capsys):
+    folder, out = tmp_path / "pictures", tmp_path / "run"
+    table = tmp_path / "table.csv"
+    shutil.copytree(pictures, folder)
+    rows = [f"pictures/p{n}.png,shade number {n},nothing" for n in range(20)]
+    table.write_text("\n".join(["file_name,what,text", *rows]))
+    train = ["train", "--data", str(table), "--caption-column", "what", "--out", str(out)]
+    assert main([*train, "--epochs", "1", *TINY]) == 0
+    said = capsys.readouterr()
+    assert "By chance, validation would have" in said.err
+    assert main(["evaluate", str(out)]) == 0
+    said = capsys.readouterr()
+    assert "not those that the run" not in said.err and "none shared" in said.out
+    assert main(["evaluate", str(out), "--caption-column", "text"]) == 0
+    assert "not those that the run" in capsys.readouterr().err
+    table.unlink()
+    assert main(["evaluate", str(out)]) == 1
+    assert re.search("was trained on .*table.csv, which cannot be read", capsys.readouterr().err)
+    (out / "train_config.json").unlink()
+    assert main(["evaluate", str(out)]) == 1
+    assert "There is no record of what" in capsys.readouterr().err
+
+
 def test_evaluate_says_how_many_captions_are_shared(run, tmp_path, capsys):
     folder, file = tmp_path / "pictures", tmp_path / "figures.json"
     folder.mkdir()
@@ -228,8 +266,8 @@ def test_a_preset_fills_what_is_not_given(preset, monkeypatch):
     monkeypatch.setattr("distilclip.training.train", lambda config: asked.append(config) or result)
     command = ["train", "--out", "x", "--preset", preset]
     assert main(command) == 0
-    assert main([*command, "--epochs", "7", "--flip", "--no-cls-token"]) == 0
-    changes = {"epochs": 7, "flip": True, "cls_token": False}
+    assert main([*command, "--epochs", "7", "--flip", "--no-mask-positives"]) == 0
+    changes = {"epochs": 7, "flip": True, "mask_positives": False}
     plain = {"out": "x", "preset": preset}
     assert asked == [TrainConfig(**plain), TrainConfig(**plain, **changes)]
 
@@ -242,7 +280,9 @@ def test_help_shows_every_setting_with_its_values(capsys):
         flag = f"--{field.name.replace('_', '-')}"
         assert f"[{flag}" in text or f" {flag} " in text
     assert "in pixels (cpu 48, t4 224, t4-drawings 224, original 224)" in text
-    assert "seen (cpu 120, t4 25, t4-drawings 25, original 25)" in text
+    epochs = ", ".join(f"{name} {settings['epochs']}" for name, settings in PRESETS.items())
+    assert f"seen ({epochs})" in text
+    assert "a Hub id (cpu none, t4 none, t4-drawings none, tune emoji, original none)" in text
     assert "shared space (default: 256)" in text
 
 

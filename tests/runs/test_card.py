@@ -42,3 +42,16 @@ def test_a_model_without_records_has_a_card_without_figures(saved):
     assert "No evaluation is recorded." in card and "## Training" not in card
     data = huggingface_hub.ModelCard(card).data
     assert data.eval_results is None and data.license is None
+
+
+def test_a_model_that_went_on_says_from_which(recorded_run):
+    file = recorded_run / "train_config.json"
+    settings = json.loads(file.read_text())
+    assert "goes on from" not in model_card(recorded_run) and "from scratch" in model_card(
+        recorded_run
+    )
+    for start, shown in (("emoji", "emoji"), (str(recorded_run), "a model of the author's own")):
+        file.write_text(json.dumps(settings | {"start_from": start}))
+        card = model_card(recorded_run)
+        assert f"| goes on from | {shown} |" in card
+        assert "from scratch" not in card and str(recorded_run) not in card

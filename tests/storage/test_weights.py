@@ -68,7 +68,7 @@ def test_a_pooling_that_cannot_be_seen_offline_is_warned_about(
             return None if known == "no weights" else "/cache/config.json"
         return known
 
-    monkeypatch.setattr("distilclip.storage.weights.try_to_load_from_cache", cached)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", cached)
     assert read_pooling("somebody/encoder") == "cls"
     assert len(caplog.records) == warnings
     assert all(

@@ -1,0 +1,168 @@
+"""A model that goes on, beside one from scratch: what a folder of one's own pictures gains.
+
+    python benchmarks/tuning.py FOLDER --kind photographs --device-name "two cores of ..."
+    python benchmarks/tuning.py FOLDER --small
+
+FOLDER holds pictures with captions (any source of `load_pairs`). `--pictures` of them are learned
+from, `--held-out` others are searched, with every caption as a query: those of the source's own
+validation split, or of its train split where that has too few. Three ways to a model are compared:
+the bundled one as it is, one from scratch by the preset `cpu` with the batch size of the README's
+older recipe, and the bundled one that goes on, by the preset `tune` and by what `RECIPES` changes
+in it.
+
+Each run is added to distilclip/book/results/tuning.json when it is done and is not made again: the
+command can be stopped at any time and given again. Seconds are those of a whole run: pictures
+decoded, captions read, steps, recalls.
+"""
+
+import argparse
+import json
+import shlex
+import statistics
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+
+import datasets
+import torch
+from timing import commit, print_bars, print_table
+
+from distilclip import DistilCLIP, TrainConfig, load_pairs, train
+from distilclip.book.stored import RESULTS
+from distilclip.search import evaluate_retrieval
+from distilclip.storage.files import write_text
+
+OUT = RESULTS / "tuning.json"
+BUNDLED, SCRATCH, TUNE = "the bundled model as it is", "from scratch", "tune"
+WATCHED = 10  # pictures that a run measures itself on; nothing is chosen by them
+TINY = {"epochs": 1, "batch_size": 8, "evaluations": 0}
+RECIPES = {  # what each changes in its preset
+    SCRATCH: {"preset": "cpu", "batch_size": 32},
+    TUNE: {"preset": "tune"},
+}
+
+
+def choose(data: str, pictures: int, held_out: int) -> datasets.DatasetDict:
+    """So many pictures to learn from and so many others, always the same ones."""
+    splits = load_pairs(data)
+    learned, others = splits["train"].shuffle(seed=0), splits["validation"].shuffle(seed=0)
+    if len(others) < held_out + WATCHED:
+        first = max(1, len(learned) - held_out - WATCHED)
+        others = learned.select(range(first, len(learned)))
+        learned = learned.select(range(first))
+    chosen = {
+        "train": learned.select(range(min(pictures, len(learned)))),
+        "validation": others.select(range(WATCHED)),
+        "test": others.select(range(WATCHED, WATCHED + held_out)),
+    }
+    return datasets.DatasetDict(**chosen)
+
+
+def measure_once(rows: datasets.DatasetDict, recipe: str, seed: int, tiny: dict) -> dict:
+    """Recalls on the held-out pictures by one of the ways, and what it took."""
+    started = time.perf_counter()
+    if recipe == BUNDLED:
+        metrics, settings = (
+            evaluate_retrieval(DistilCLIP.from_pretrained("emoji"), rows["test"]),
+            {},
+        )
+        precision = "float32"
+    else:
+        settings = {"evaluations": 0, "seed": seed, "device": "cpu"} | RECIPES[recipe] | tiny
+        with tempfile.TemporaryDirectory() as folder:
+            result = train(TrainConfig(out=f"{folder}/run", **settings), data=rows)
+        metrics = result.metrics["test"]
+        precision = next(line["precision"] for line in result.history if line["kind"] == "epoch")
+    return {
+        "recipe": recipe,
+        "seed": seed,
+        "settings": settings,
+        "precision": precision,
+        "seconds": round(time.perf_counter() - started, 1),
+        "metrics": metrics,
+    }
+
+
+def stored(file: Path) -> list[dict]:
+    """The runs that are there."""
+    return json.loads(file.read_text())["runs"] if file.is_file() else []
+
+
+def report(runs: list[dict], kind: str) -> dict[str, tuple[float, float]]:
+    """Print a row a recipe on one kind of pictures -> the bars: points gained, points asked."""
+    rows, means = [], {}
+    for recipe in (BUNDLED, *RECIPES):
+        some = [run for run in runs if (run["recipe"], run["kind"]) == (recipe, kind)]
+        if some:
+            recalls = [
+                [100 * run["metrics"][name] for run in some]
+                for name in ("t2i_r1", "t2i_r5", "t2i_r10")
+            ]
+            means[recipe] = statistics.mean(recalls[2])
+            spread = ", ".join(f"{value:.1f}" for value in recalls[2])
+            seconds = statistics.median(run["seconds"] for run in some)
+            rows.append([recipe, *map(statistics.mean, recalls), spread, seconds])
+    print_table(["recipe", "R@1, %", "R@5, %", "R@10, %", "R@10 by seed", "seconds"], rows)
+    return {
+        f"points of R@10 over {other}": (means[TUNE] - means[other], 15.0)
+        for other in (SCRATCH, BUNDLED)
+        if TUNE in means and other in means
+    }
+
+
+def measure(options: argparse.Namespace, tiny: dict) -> list[dict]:
+    """Make the runs that are asked for and not there, and write each down."""
+    rows = choose(options.data, options.pictures, options.held_out)
+    counts = {"pictures": len(rows["train"]), "held_out": len(rows["test"])}
+    counts["captions"] = sum(map(len, rows["test"]["captions"]))
+    for seed in options.seeds:
+        for recipe in options.only or (BUNDLED, *RECIPES):
+            if recipe == BUNDLED and seed != options.seeds[0]:
+                continue
+            about = {"kind": options.kind, **counts}
+            runs = stored(options.out)
+            made = {(run["recipe"], run["seed"], run["kind"], run["pictures"]) for run in runs}
+            if (recipe, seed, options.kind, len(rows["train"])) in made:
+                continue
+            print(f"{recipe}, seed {seed}", flush=True)
+            run = about | measure_once(rows, recipe, seed, tiny)
+            run |= {
+                "device": options.device_name,
+                "threads": options.threads,
+                "torch": torch.__version__,
+                "commit": commit(),
+                "date": date.today().isoformat(),
+                "command": options.shown,
+            }
+            write_text(options.out, json.dumps({"runs": [*runs, run]}, indent=1) + "\n")
+    return stored(options.out)
+
+
+def main(given: list[str] | None = None) -> None:
+    given = sys.argv[1:] if given is None else given
+    parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
+    parser.add_argument("data", help="pictures with captions")
+    parser.add_argument("--kind", default="pictures", help="what they are, for the table")
+    parser.add_argument("--pictures", type=int, default=700, help="so many are learned from")
+    parser.add_argument("--held-out", type=int, default=300, help="so many are searched")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", nargs="+", choices=[BUNDLED, *RECIPES], help="these recipes")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device-name", default="", help="the machine, in words")
+    parser.add_argument("--small", action="store_true", help="see whether it runs, soon")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args(given)
+    others = [word for word in given if word not in (options.data, "--out", str(options.out))]
+    options.shown = shlex.join(["python", "benchmarks/tuning.py", "FOLDER", *others])
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as place:
+        options.out = options.out or (Path(place) / "runs.json" if options.small else OUT)
+        if options.small:
+            options.pictures, options.held_out = min(options.pictures, 32), 16
+        print_bars(report(measure(options, TINY if options.small else {}), options.kind))
+
+
+if __name__ == "__main__":
+    main()

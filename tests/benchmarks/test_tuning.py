@@ -1,0 +1,37 @@
+"""A model that goes on is compared with others on pictures that none has seen."""
+
+import json
+
+import pytest
+import tuning
+from samples import picture
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """Eighty pictures, each of another colour, with captions."""
+    for number in range(80):
+        picture(tmp_path / "pairs" / f"{number}.png", (3 * number, 255 - 3 * number, number))
+        (tmp_path / "pairs" / f"{number}.txt").write_text(f"picture number {number}\n")
+    return tmp_path / "pairs"
+
+
+def test_nothing_that_is_learned_from_is_searched(pairs):
+    rows = tuning.choose(str(pairs), 30, 16)
+    ids = [set(rows[split]["image_id"]) for split in ("train", "validation", "test")]
+    assert list(map(len, ids)) == [30, tuning.WATCHED, 16]
+    assert len(set.union(*ids)) == 46 + tuning.WATCHED
+
+
+def test_a_small_comparison_is_made_once_and_can_be_gone_on_with(pairs, tmp_path, capsys):
+    out = tmp_path / "runs.json"
+    given = [str(pairs), "--small", "--threads", "1", "--out", str(out), "--seeds"]
+    tuning.main([*given, "0"])
+    first = json.loads(out.read_text())["runs"]
+    assert [run["recipe"] for run in first] == [tuning.BUNDLED, tuning.SCRATCH, tuning.TUNE]
+    assert {run["captions"] for run in first} == {16}
+    assert str(pairs) not in out.read_text()
+    tuning.main([*given, "0", "1"])
+    both = json.loads(out.read_text())["runs"]
+    assert both[:3] == first and [run["seed"] for run in both] == [0, 0, 0, 1, 1]
+    assert "points of R@10 over from scratch" in capsys.readouterr().out

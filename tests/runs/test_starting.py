@@ -1,0 +1,188 @@
+"""A run that goes on from a model: its shape, its weights, exactly resumed, and what is refused."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from recorded_runs import assert_same_weights, losses
+
+import distilclip.training as training
+from distilclip import DistilCLIP, TrainConfig, train
+from distilclip.runs.checkpoint import STATE_FILE
+from distilclip.runs.settings import OF_THE_MODEL
+from distilclip.runs.starting import first_model, hash_of, settings_of_model
+from distilclip.training import start_run
+
+CPU = torch.device("cpu")
+SHAPE = ("text_model", "image_size", "patch_size", "dim", "depth", "num_heads", "embed_dim")
+
+
+@pytest.fixture
+def tune(shapes):
+    """A short run that goes on from a model."""
+
+    def make(start_from, out, **changes):
+        settings = {
+            "data": str(shapes),
+            "device": "cpu",
+            "epochs": 2,
+            "batch_size": 16,
+            "precision": "float32",
+            "evaluations": 0,
+        }
+        return TrainConfig(start_from=str(start_from), out=str(out), **(settings | changes))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, shapes, tiny_text):
+    """A run's folder: the ViT, and the text encoder, too, have learned for two epochs."""
+    out = tmp_path_factory.mktemp("runs") / "first"
+    sizes = {"image_size": 32, "patch_size": 8, "dim": 32, "depth": 2, "num_heads": 2}
+    settings = {"text_model": str(tiny_text), "embed_dim": 32, "image_pool": "first"}
+    settings |= {"epochs": 2, "batch_size": 16, "lr": 2e-3, "text_lr": 1e-3, "evaluations": 0}
+    config = TrainConfig(
+        data=str(shapes), out=str(out), device="cpu", precision="float32", **sizes, **settings
+    )
+    train(config, progress=False)
+    return out
+
+
+def test_the_shape_is_that_of_the_model_and_the_preset_is_tune(trained, tune, tmp_path):
+    config = tune(trained, tmp_path / "next")
+    before = json.loads((trained / "train_config.json").read_text())
+    assert config.preset == "tune" and config.image_pool == "first"
+    assert [getattr(config, name) for name in SHAPE] == [before[name] for name in SHAPE]
+    assert tune(trained, tmp_path / "next", preset="t4", epochs=3).image_size == 32
+    assert TrainConfig(preset="tune").start_from == "emoji"
+    assert settings_of_model("emoji").keys() == set(OF_THE_MODEL)
+
+
+def test_the_first_weights_are_those_of_the_model(trained, tune, tmp_path):
+    run = start_run(tune(trained, tmp_path / "next"), CPU)
+    model = DistilCLIP.from_pretrained(trained)
+    assert_same_weights(run.model, model)
+    assert run.start == hash_of(model)
+    assert not start_run(TrainConfig(**SMALL), CPU).start
+
+
+SMALL = {"dim": 32, "depth": 1, "num_heads": 2, "precision": "float32"}
+
+
+def test_pictures_may_come_in_another_size(trained, tune, tmp_path):
+    run = start_run(tune(trained, tmp_path / "next", image_size=48, patch_dropout=0.25), CPU)
+    model = DistilCLIP.from_pretrained(trained)
+    pixels = torch.rand(3, 3, 48, 48)
+    with torch.no_grad():
+        found = run.model.eval().embed_image(pixels)
+        assert torch.allclose(found, model.embed_image(pixels, any_size=True), atol=1e-5)
+    assert run.model.config.vision.image_size == 48
+    assert run.model.vision.config.patch_dropout == 0.25
+
+
+def test_a_run_goes_on_where_the_other_one_stopped(trained, tune, tmp_path):
+    before = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    result = train(tune(trained, tmp_path / "next", flip=False), progress=False)
+    first, *_, last = losses(before)
+    assert losses(result.history)[0] < (first + last) / 2 < first
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},  # the text encoder, which had learned, is frozen now
+        {"text_lr": 1e-4, "ema": 0.9},
+        {"text_lr": 1e-4, "text_layers": 1, "image_size": 48},
+        {"vision_lr": 0.0, "text_lr": 1e-3},
+        {"learn_temperature": False},
+    ],
+)
+def test_a_resumed_run_ends_as_if_nothing_had_happened(
+    trained, tune, tmp_path, monkeypatch, changes
+):
+    start = tmp_path / "start"
+    shutil.copytree(trained, start)
+    whole = train(tune(start, tmp_path / "whole", **changes), progress=False)
+    step, calls = training.train_step, []
+
+    def stopping(*arguments):
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return step(*arguments)
+
+    monkeypatch.setattr(training, "train_step", stopping)
+    with pytest.raises(KeyboardInterrupt, match="Stopped at step 3"):
+        train(tune(start, tmp_path / "part", **changes), progress=False)
+    monkeypatch.setattr(training, "train_step", step)
+    shutil.rmtree(start)  # what a run needs of it lies in the run's own folder
+    resumed = train(tune(start, tmp_path / "part", resume=True, **changes), progress=False)
+    assert_same_weights(whole.model, resumed.model)
+    assert losses(whole.history) == losses(resumed.history)
+
+
+def test_a_run_killed_before_it_wrote_its_model_reads_the_other_one_again(
+    trained, tune, tmp_path, monkeypatch
+):
+    start, out = tmp_path / "start", tmp_path / "run"
+    shutil.copytree(trained, start)
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    whole = train(tune(trained, tmp_path / "whole"), progress=False)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training, "train_step", stop)
+        train(tune(start, out), progress=False)
+    for file in out.iterdir():
+        if file.name != STATE_FILE:
+            file.unlink()
+    shutil.copytree(out, tmp_path / "changed")
+    resumed = train(tune(start, out, resume=True), progress=False)
+    assert_same_weights(whole.model, resumed.model)
+    other = DistilCLIP.from_pretrained(start)
+    with torch.no_grad():
+        other.image_projection.linear.weight += 1
+    other.save_pretrained(start)
+    with pytest.raises(ValueError, match=r"has changed since the run in .* was started"):
+        train(tune(start, tmp_path / "changed", resume=True), progress=False)
+
+
+def test_a_run_is_resumed_with_the_model_that_it_started_from(trained, tune, tmp_path):
+    train(tune(trained, tmp_path / "run", epochs=1), progress=False)
+    with pytest.raises(ValueError, match=r"was started with start_from '.*first'"):
+        train(tune("emoji", tmp_path / "run", epochs=1, resume=True), progress=False)
+    with pytest.raises(ValueError, match="cannot start from its own folder"):
+        tune(tmp_path / "run", tmp_path / "run" / ".." / "run", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dim": 64}, "dim 64 contradicts start_from: emoji is a model with dim 192. Leave dim"),
+        ({"text_model": "bert-base-cased"}, "text_model 'bert-base-cased' contradicts"),
+        ({"text_pool": "cls"}, "text_pool 'cls' contradicts start_from"),
+        ({"vision_model": "google/vit-base-patch16-224"}, "each bring a ViT"),
+        ({"image_size": 50}, "image_size 50 is not divisible by patch_size 8"),
+        ({"start_from": "/nowhere/at all"}, "There is no folder /nowhere/at all"),
+        ({"start_from": "owner/unknown"}, "Cannot get 'owner/unknown'"),
+    ],
+)
+def test_what_contradicts_is_refused(changes, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        TrainConfig(**{"start_from": "emoji"} | changes)
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path, tiny_text):
+    with pytest.raises(FileNotFoundError, match=r"no model to start from in .*no config.json"):
+        settings_of_model(str(tmp_path))
+    with pytest.raises(ValueError, match="does not describe a DistilCLIP model"):
+        settings_of_model(str(tiny_text))
+
+
+def test_settings_that_were_all_given_are_compared_when_the_run_begins(trained, tmp_path):
+    config = TrainConfig(**SMALL)
+    with pytest.raises(ValueError, match="contradicts start_from"):
+        first_model(config.model_config(), str(trained))
