@@ -338,6 +338,7 @@ def load_run(name: str):
 
 def run_evaluate(options: argparse.Namespace) -> None:
     """Print a model's recalls on a split; with --json, write them, too."""
+    from distilclip.command.outputs import check_output
     from distilclip.data import load_pairs
     from distilclip.runs.settings import READING
     from distilclip.runs.watch import format_metrics
@@ -345,6 +346,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     from distilclip.sources.splits import take_split
     from distilclip.storage.files import write_text
 
+    check_output("--json", options.json, options.model, options.data)
     model = load_run(options.model)
     reading = {name: getattr(options, name) for name in READING}
     splits = load_pairs(options.data, options.skip_broken, **reading)
@@ -431,6 +433,12 @@ def check_search(options: argparse.Namespace) -> None:
 
     Raises ValueError or FileNotFoundError.
     """
+    from distilclip.command.outputs import (
+        MOST_ON_PAGE,
+        MOST_ON_SHEET,
+        check_output,
+    )
+
     page, sheet = options.html, options.png
     if page and page.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--html takes a file that ends in .html, got {page}.")
@@ -438,6 +446,12 @@ def check_search(options: argparse.Namespace) -> None:
         raise ValueError(f"--png takes a file that ends in .png, got {sheet}.")
     if options.k < 1:
         raise ValueError(f"-k must be at least 1, got {options.k}.")
+    most = MOST_ON_SHEET if sheet else MOST_ON_PAGE
+    if (sheet or page) and options.k > most:
+        kind = "--png" if sheet else "--html"
+        raise ValueError(
+            f"-k {options.k} is too many for {kind}: at most {most:,} pictures."
+        )
     for words in (options.query if not options.image else None, options.without):
         if words is not None and not words.strip():
             raise ValueError("The query is empty: say what to look for.")
@@ -445,6 +459,9 @@ def check_search(options: argparse.Namespace) -> None:
         raise FileNotFoundError(f"There is no picture {options.image}.")
     if not options.folder.is_dir():
         raise FileNotFoundError(f"There is no folder {options.folder}.")
+    inputs = options.model, options.folder, options.image, options.captions
+    for kind, file in (("--html", page), ("--png", sheet)):
+        check_output(kind, file, *filter(None, inputs))
 
 
 def load_query(file: Path, model):
