@@ -7,11 +7,13 @@ what it was shown before.
 """
 
 import contextlib
+import errno
 import importlib
 import importlib.util
 import io
 import logging
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -118,8 +120,13 @@ def find_pictures(folder: Path) -> FoundPictures:
             except OSError as error:  # a link to itself, or into a closed folder
                 closed.append(error)
                 continue
-            if path.is_file():
-                found[path.relative_to(folder).as_posix()] = status
+            if not stat.S_ISREG(
+                status.st_mode
+            ):  # a pipe, a device, a folder's link
+                if not stat.S_ISDIR(status.st_mode):
+                    closed.append(OSError(errno.EINVAL, "No plain file", str(path)))
+                continue
+            found[path.relative_to(folder).as_posix()] = status
     in_order = sorted(found, key=lambda name: name.split("/"))
     counted = dict(sorted(others.items(), key=lambda item: (-item[1], item[0])))
     return FoundPictures({name: found[name] for name in in_order}, closed, counted)
