@@ -75,6 +75,27 @@ def test_no_code_can_run_what_it_loads(path):
     assert not dangers(code_of(path))
 
 
+def opened_as_anything(source):
+    """Calls of Pillow's `open` that do not say which formats they mean."""
+    return [
+        ast.unparse(node)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func).endswith("Image.open")
+        and "formats" not in {keyword.arg for keyword in node.keywords}
+    ]
+
+
+@pytest.mark.parametrize("path", PACKAGE, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_only_formats_that_we_name_are_decoded(path):
+    assert not opened_as_anything(code_of(path))
+
+
+def test_the_search_for_open_doors_finds_them():
+    assert opened_as_anything("PIL.Image.open(file)") and opened_as_anything("Image.open(x, 'r')")
+    assert not opened_as_anything("Image.open(file, formats=names); open(file)")
+
+
 def test_the_search_for_dangers_finds_them():
     for source in (
         "import pickle",

@@ -27,7 +27,7 @@ from distilclip.sources.listed import (
 )
 from distilclip.sources.skipping import refuse_or_skip
 from distilclip.sources.splits import SPLIT_WORDS, split_name, split_of_folder
-from distilclip.storage.files import read_utf8
+from distilclip.storage.files import is_file, is_folder, read_utf8
 
 # Its files, by their names; and what others call files of the same kind
 COCO = re.compile(r"captions_([a-z]*?)_?(\d*)\.json", re.IGNORECASE)
@@ -95,10 +95,10 @@ def json_files(path: Path) -> list[Path]:
         return []
     places = folders_called(path, FOLDERS)
     places += [
-        p for p in children_of(path) if p.is_dir() and split_of_folder(p.name)
+        p for p in children_of(path) if is_folder(p) and split_of_folder(p.name)
     ]
     files = [file for place in places for file in children_of(place)]
-    return [f for f in files if f.suffix.lower() == ".json" and f.is_file()]
+    return [f for f in files if f.suffix.lower() == ".json" and is_file(f)]
 
 
 def mentions(file: Path, *keys: str) -> bool:
@@ -110,7 +110,7 @@ def mentions(file: Path, *keys: str) -> bool:
 
 def source_of(path: Path) -> Path:
     """The folder of the source: `path`, or the one that a file stands in."""
-    if not path.is_file():
+    if not is_file(path):
         return path
     parents = (
         p for p in path.parents if not p.name.lower().startswith("annotations")

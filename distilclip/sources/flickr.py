@@ -31,7 +31,7 @@ from distilclip.sources.listed import (
 )
 from distilclip.sources.skipping import refuse_or_skip
 from distilclip.sources.splits import split_of_folder, unclear_split
-from distilclip.storage.files import read_utf8
+from distilclip.storage.files import is_file, is_folder, read_utf8
 
 TABLES = ("captions.txt", "captions.csv", "captions.tsv", "results.csv")
 TABLE_FOLDERS = (".", "flickr30k_images")
@@ -129,7 +129,7 @@ def read_split_lists(
     }
     for path in sorted(beside):
         match = SPLIT_LIST.fullmatch(path.name)
-        if match is None or not path.is_file():
+        if match is None or not is_file(path):
             continue
         split = match[1].lower()
         for line in read_utf8(path).split("\n"):
@@ -200,7 +200,7 @@ def tables_of_splits(path: Path) -> dict[Path, list[Path]]:
     """The tables in each of the folders that are called by splits."""
     if not path.is_dir():
         return {}
-    folders = [p for p in children_of(path) if p.is_dir()]
+    folders = [p for p in children_of(path) if is_folder(p)]
     named = [folder for folder in folders if split_of_folder(folder.name)]
     tables = {folder: find_tables(folder) for folder in named}
     return tables if any(tables.values()) else {}
@@ -217,7 +217,7 @@ def read_table(path: Path, asked: Asked) -> Iterator[Entry]:
         return
     splits = tables_of_splits(path)
     for folder in children_of(path):
-        if folder.is_dir() and folder not in splits and find_tables(folder):
+        if is_folder(folder) and folder not in splits and find_tables(folder):
             raise ValueError(unclear_split(folder))
     for folder, tables in splits.items():
         if not tables:
@@ -388,7 +388,7 @@ def find_files(
         file
         for folder in folders_called(path, folders)
         for file in children_of(folder)
-        if file.name.lower() in lowered and file.is_file()
+        if file.name.lower() in lowered and is_file(file)
     ]
 
 

@@ -28,7 +28,7 @@ from distilclip.sources.tables import (
     read_records,
     read_table,
 )
-from distilclip.storage.files import read_utf8
+from distilclip.storage.files import is_file, is_folder, read_utf8
 from distilclip.storage.pictures import describe_others, find_pictures
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -54,8 +54,12 @@ def read(folder: Path, asked: Asked) -> Iterator[Entry]:
         for place, table in find_metadata_below(folder).items()
         if plan.is_main(place) or names_pictures(table, asked)
     }
-    for error in () if folder in tables else closed:
-        refuse_or_skip(error, asked.skipped)
+    for error in closed:  # of a picture in a table, the table's reader will say it
+        path = Path(error.filename)
+        if os.path.isdir(path) or not governing(
+            path.relative_to(folder).as_posix(), folder, tables
+        ):
+            refuse_or_skip(error, asked.skipped)
     if asked.names_columns() and not tables:
         raise ValueError(
             f"There is no {' or '.join(METADATA)} in {folder}, so no columns to "
@@ -147,7 +151,7 @@ class Plan:
     @staticmethod
     def splits_of(base: Path) -> dict[str, str]:
         """The folders in `base` that are named after splits, train first."""
-        names = sorted(path.name for path in base.iterdir() if path.is_dir())
+        names = sorted(path.name for path in base.iterdir() if is_folder(path))
         found = {name: split_of_folder(name) for name in names}
         return {n: s for split in SPLITS for n, s in found.items() if s == split}
 
@@ -210,7 +214,7 @@ class Texts:
         for each in wanted:
             found = self.places[place].get(each)
             path = self.folder / place / (found or "")
-            if found and path.is_file():
+            if found and is_file(path):
                 self.used.add(path)
                 return path
         return None
@@ -227,7 +231,7 @@ def find_metadata(folder: Path) -> Path | None:
     found = [
         path
         for path in children_of(folder)
-        if METADATA_NAME.fullmatch(path.name) and path.is_file()
+        if METADATA_NAME.fullmatch(path.name) and is_file(path)
     ]
     if len(found) > 1:
         shown = " and ".join(file.name for file in found)
@@ -289,7 +293,7 @@ def read_text_file(
         content = read_utf8(text)
         cells = [content] if looks_like_list(content) else content.splitlines()
         captions, blank = captions_or_blank(cells, str(text))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         refuse_or_skip(error, asked.skipped)
     else:
         yield Entry(str(path), captions, name, split, blank)
@@ -304,6 +308,6 @@ def other_tables(folder: Path) -> str:
         if path.suffix.lower() in suffixes
         and not METADATA_NAME.fullmatch(path.name)
         and path.name[:1] != "."
-        and path.is_file()
+        and is_file(path)
     )
     return f"; or name {found[0]} itself as the source" if found else ""

@@ -50,6 +50,7 @@ from distilclip.sources.splits import (
 )
 from distilclip.sources.summary import report
 from distilclip.sources.tables import cell_of_picture, word_of_split
+from distilclip.storage.files import is_file
 from distilclip.storage.hub import looks_like_hub_id, offline_without_network
 from distilclip.storage.pictures import find_fault
 
@@ -104,7 +105,7 @@ def is_saved(folder: Path) -> bool:
     """Whether `save_to_disk` of `datasets` wrote this folder."""
     parts = (folder / "state.json", folder / "dataset_info.json")
     whole = folder / "dataset_dict.json"
-    return whole.is_file() or all(part.is_file() for part in parts)
+    return is_file(whole) or all(is_file(part) for part in parts)
 
 
 def load_memory(

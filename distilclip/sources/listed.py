@@ -13,6 +13,7 @@ from distilclip.sources.entries import Asked
 from distilclip.sources.places import Place, shortened, the_same
 from distilclip.sources.skipping import LOG
 from distilclip.sources.splits import SPLIT_WORDS
+from distilclip.storage.files import is_folder
 from distilclip.storage.pictures import IMAGE_SUFFIXES, find_pictures
 
 
@@ -99,7 +100,11 @@ def inner(path: Path) -> Path:
         visible = [
             child for child in children_of(path) if child.name[0] not in "._"
         ]
-        if len(visible) != 1 or not visible[0].is_dir() or visible[0].is_symlink():
+        if (
+            len(visible) != 1
+            or not is_folder(visible[0])
+            or visible[0].is_symlink()
+        ):
             break
         path = visible[0]
     return path
@@ -148,7 +153,9 @@ def folders_called(source: Path, names: Iterable[str]) -> list[Path]:
             for place in places:
                 if place not in children:
                     inside = children_of(place)
-                    children[place] = [child for child in inside if child.is_dir()]
+                    children[place] = [
+                        child for child in inside if is_folder(child)
+                    ]
             places = [
                 child
                 for place in places

@@ -14,6 +14,7 @@ from distilclip.sources.entries import Asked
 from distilclip.sources.hub import UNREADABLE, pairs_of_rows, unreadable
 from distilclip.sources.places import Place
 from distilclip.sources.splits import SPLIT_WORDS, split_of_folder
+from distilclip.storage.files import is_folder
 from distilclip.storage.pictures import find_pictures
 
 SHARD = re.compile(r"(.+?)-\d+-of-\d+")
@@ -39,7 +40,7 @@ def files_at_top(folder: Path) -> list[Path]:
     places += [
         p
         for p in (*folder.iterdir(), *iter_folder(folder / "data"))
-        if p.is_dir() and split_of_folder(p.name)
+        if is_folder(p) and split_of_folder(p.name)
     ]
     return [
         file
@@ -86,10 +87,24 @@ def holds_pictures(file: Path) -> bool:
 
 def load(folder: Path, asked: Asked) -> datasets.DatasetDict:
     """The pairs of a folder of parquet files."""
-    top = [file for file in files_at_top(folder) if holds_pictures(file)]
-    files = top or all_files(folder)
+    files = picture_files(folder)
     rows = read_files(files_by_split(files, folder), folder)
     return pairs_of_rows(rows, folder, asked, Place(folder))
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """The parquet files of a data set: those with pictures, or else all.
+
+    Raises ValueError for one that cannot be read beside others that can.
+    """
+    candidates = files_at_top(folder)
+    files = list(filter(holds_pictures, candidates))
+    for file in candidates if files else ():
+        try:
+            pyarrow.parquet.read_schema(file)
+        except UNREADABLE as error:
+            raise unreadable(file, error) from None
+    return files or all_files(folder)
 
 
 def load_file(file: Path, asked: Asked) -> datasets.DatasetDict:

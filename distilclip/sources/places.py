@@ -8,6 +8,36 @@ from collections.abc import Sequence
 from pathlib import Path
 
 MOST_BELOW = 200  # folders in which a name is looked for
+# Files that hold many pictures or their captions
+CONTAINER = re.compile(
+    r".*\.(parquet|arrow|tar|csv|tsv|jsonl)|(captions|dataset|state|metadata).*\.json"
+    r"|(captions|results|results_20130124|.*\.token|.*images)\.(txt|token)"
+)
+
+
+def check_containers(folder: Path) -> None:
+    """Refuse a folder with shards or tables that are links to nowhere, pipes, ...
+
+    Left out, they would make another data set of it; opened, a pipe never ends.
+    Hidden files are nobody's. Raises ValueError that names the first one.
+    """
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name[0] != "."]
+        for name in names:
+            if name[0] == "." or not CONTAINER.fullmatch(name.lower()):
+                continue
+            path = os.path.join(place, name)
+            try:
+                is_plain = stat.S_ISREG(os.stat(path).st_mode)
+            except OSError as error:
+                why = error.strerror
+            else:
+                why = "" if is_plain else "it is no plain file"
+            if why:
+                raise ValueError(
+                    f"{path} cannot be read ({why}): mend it, or take it out of "
+                    f"{folder}."
+                )
 
 
 class Place:

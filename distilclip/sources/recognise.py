@@ -18,7 +18,7 @@ from distilclip.sources import (
 from distilclip.sources.emoji import load_emoji
 from distilclip.sources.entries import Asked, Entry
 from distilclip.sources.joining import pairs_of
-from distilclip.sources.places import Place
+from distilclip.sources.places import Place, check_containers
 from distilclip.sources.scenes import load_scenes
 from distilclip.sources.split_lists import with_lists
 from distilclip.sources.splits import SPLIT_WORDS
@@ -50,8 +50,10 @@ def load_own(name: str, asked: Asked) -> datasets.DatasetDict:
 def load_path(path: Path, asked: Asked) -> datasets.DatasetDict:
     """The pairs of a folder or a file, by the first reader that recognises it.
 
-    Raises ValueError for a file of a kind that is not read.
+    Raises ValueError for a file of a kind that is not read, and for what
+    `check_containers` refuses.
     """
+    check_containers(path)
     for recognises, load in LOADERS:
         if recognises(path):
             return load(path, asked)

@@ -22,6 +22,7 @@ from distilclip.sources.places import Place
 from distilclip.sources.skipping import LOG
 from distilclip.sources.splits import SPLIT_WORDS, split_name
 from distilclip.sources.tables import TEXT_TABLES, names_pictures
+from distilclip.storage.files import is_file
 from distilclip.storage.pictures import find_pictures
 
 PLACES = (".", "annotations", "captions", "labels", "metadata", "splits")
@@ -56,7 +57,7 @@ def tables_in(path: Path) -> list[Path]:
         if file.suffix.lower() in (*TEXT_TABLES, ".parquet")
         and file.name[0] != "."
         and not METADATA_NAME.fullmatch(file.name)
-        and file.is_file()
+        and is_file(file)
         and not (file.suffix.lower() == ".parquet" and holds_pictures(file))
     ]
 

@@ -32,6 +32,7 @@ from distilclip.sources.hub import (
 )
 from distilclip.sources.joining import digest, pairs_of
 from distilclip.sources.listed import inner, is_picture_name
+from distilclip.sources.places import check_containers
 from distilclip.sources.recognise import (
     OWN_SOURCES,
     is_parquet_file,
@@ -177,12 +178,12 @@ def open_stream(source: Any, asked: Asked) -> Stream:
         raise ValueError(f"{name} is no table of text: it has no delimiter.")
     if not path.exists():
         return stream_of_hub(name, asked)
+    check_containers(path)
     if is_parquet_file(path):
         word = parquet.split_of_file(path)
         return stream_of_parquet({word: [path]}, path, asked)
     if is_parquet_folder(path):
-        files = [f for f in parquet.files_at_top(path) if parquet.holds_pictures(f)]
-        files = files or parquet.all_files(path)
+        files = parquet.picture_files(path)
         return stream_of_parquet(parquet.files_by_split(files, path), path, asked)
     if tars.recognises_tars(path):
         return stream_of_tars(path, asked)

@@ -30,6 +30,7 @@ from distilclip.sources.listed import (
 )
 from distilclip.sources.skipping import LOG, refuse_or_skip
 from distilclip.sources.splits import unclear_split
+from distilclip.storage.files import is_file, is_folder, read_utf8
 from distilclip.storage.pictures import describe_others, find_pictures
 
 TEXT_SUFFIXES = (".txt", ".caption", ".text")
@@ -77,7 +78,7 @@ def is_other_source(file: Path) -> bool:
 
 def is_open_folder(path: Path) -> bool:
     """Whether this is a folder that is not hidden."""
-    return path.is_dir() and not path.name.startswith((".", "_"))
+    return is_folder(path) and not path.name.startswith((".", "_"))
 
 
 def places_in(path: Path) -> list[tuple[Path, str]]:
@@ -135,7 +136,7 @@ def shards_of(path: Path) -> list[tuple[Path, str]]:
         for file in children_of(place)
         if file.name.lower().endswith((".tar", *PACKED))
         and not file.name.startswith(".")
-        and file.is_file()
+        and is_file(file)
     ]
 
 
@@ -259,8 +260,8 @@ def folders_of(path: Path) -> list[tuple[Path, str]]:
         for place, word in places_in(path)
         for folder in children_of(place)
         if SHARD_FOLDER.fullmatch(folder.name)
-        and folder.is_dir()
-        and any((place / f"{folder.name}{end}").is_file() for end in SHARD_ENDS)
+        and is_folder(folder)
+        and any(is_file(place / f"{folder.name}{end}") for end in SHARD_ENDS)
     ]
 
 
@@ -275,7 +276,7 @@ def read_img2dataset(path: Path, asked: Asked) -> Iterator[Entry]:
         names = [p.name for p in children_of(folder) if not p.name.startswith(".")]
         paths: dict[str, Path] = {}
         for name in names:
-            if (folder / name).is_dir():
+            if is_folder(folder / name):
                 continue
             try:
                 paths[name] = Path(files.find(name, f"in {folder}")[0])
@@ -315,7 +316,7 @@ class Tally:
     def read_stats(self, file: Path) -> None:
         """Add up the downloads that failed, by img2dataset's statistics."""
         try:
-            stats = json.loads(file.read_text(encoding="utf-8"))
+            stats = json.loads(read_utf8(file))
             self.failed += max(0, int(stats["count"]) - int(stats["successes"]))
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return  # there are none, or they are of another kind

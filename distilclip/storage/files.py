@@ -6,6 +6,7 @@ read as what it should be ends in a ValueError that names it.
 
 import contextlib
 import csv
+import errno
 import io
 import json
 import os
@@ -147,13 +148,46 @@ def is_leftover(place: Path) -> bool:
     return is_ours and place.is_dir() and not place.is_symlink()
 
 
+def is_file(path: Path) -> bool:
+    """Whether a plain file lies at `path`; no link that leads nowhere does.
+
+    `Path.is_file` raises OSError where the name that a link leads to is too long,
+    too. Raises PermissionError where that cannot be known.
+    """
+    return not is_too_long(path) and path.is_file()
+
+
+def is_folder(path: Path) -> bool:
+    """`is_file` for a folder."""
+    return not is_too_long(path) and path.is_dir()
+
+
+def is_too_long(path: Path) -> bool:
+    """Whether `path`, or where its link leads, has a name that no file can have."""
+    try:
+        os.stat(path)
+    except OSError as error:
+        return error.errno == errno.ENAMETOOLONG
+    except ValueError:  # a zero byte
+        return True
+    return False
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` and a final newline to `path`, whole."""
     write_whole(path, lambda file: file.write_text(text + "\n", encoding="utf-8"))
 
 
+def check_plain(path: Path) -> None:
+    """Raise ValueError for a pipe or a device, which may never end."""
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise ValueError(f"{path} is no plain file.")
+
+
 def read_utf8(path: Path) -> str:
-    """The text of a file; ValueError where it is not UTF-8."""
+    """The text of a plain file; ValueError where it is none, or not UTF-8."""
+    check_plain(path)
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
@@ -162,6 +196,7 @@ def read_utf8(path: Path) -> str:
 
 def read_json(file: str | Path) -> dict:
     """The object in a JSON file; ValueError where it is none, or not all of one."""
+    check_plain(Path(file))
     try:
         content = json.loads(Path(file).read_text(encoding="utf-8"))
     except (ValueError, RecursionError):  # not UTF-8, or not JSON

@@ -7,11 +7,13 @@ what it was shown before.
 """
 
 import contextlib
+import errno
 import importlib
 import importlib.util
 import io
 import logging
 import os
+import stat
 import threading
 import warnings
 from collections import Counter
@@ -134,10 +136,10 @@ def find_pictures(folder: Path) -> FoundPictures:
             except OSError as error:  # a link to itself, or into a closed folder
                 closed.append(error)
                 continue
-            if not path.is_file():
-                others[f"{suffix} that is no plain file"] += 1
-            else:
+            if stat.S_ISREG(status.st_mode):
                 found[path.relative_to(folder).as_posix()] = status
+            elif not stat.S_ISDIR(status.st_mode):  # a pipe, a device
+                closed.append(OSError(errno.EINVAL, "No plain file", str(path)))
     in_order = sorted(found, key=lambda name: name.split("/"))
     counted = dict(sorted(others.items(), key=lambda item: (-item[1], item[0])))
     return FoundPictures({name: found[name] for name in in_order}, closed, counted)
