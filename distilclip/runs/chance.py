@@ -69,4 +69,4 @@ def warn_of_few(pictures: int, split: str) -> None:
     if pictures < FEW:
         text = "%s has %d pictures, one of which is %.1f points of its recalls: "
         text += "they say little."
-        LOG.warning(text, split, pictures, 100 / pictures)
+        LOG.info(text, split, pictures, 100 / pictures)
