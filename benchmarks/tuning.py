@@ -133,8 +133,10 @@ def measure(options: argparse.Namespace, tiny: dict) -> list[dict]:
             if recipe == BUNDLED and seed != options.seeds[0]:
                 continue
             about = {"kind": options.kind, **counts}
-            runs = stored(options.out)
-            made = {(run["recipe"], run["seed"], run["kind"], run["pictures"]) for run in runs}
+            made = {
+                (run["recipe"], run["seed"], run["kind"], run["pictures"])
+                for run in stored(options.out)
+            }
             if (recipe, seed, options.kind, len(rows["train"])) in made:
                 continue
             print(f"{recipe}, seed {seed}", flush=True)
@@ -147,7 +149,8 @@ def measure(options: argparse.Namespace, tiny: dict) -> list[dict]:
                 "date": date.today().isoformat(),
                 "command": options.shown,
             }
-            write_text(options.out, json.dumps({"runs": [*runs, run]}, indent=1) + "\n")
+            runs = [*stored(options.out), run]
+            write_text(options.out, json.dumps({"runs": runs}, indent=1) + "\n")
     return stored(options.out)
 
 
