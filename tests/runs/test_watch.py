@@ -101,7 +101,7 @@ def test_a_sheet_is_drawn_from_what_the_captions_say(small_model, tmp_path, monk
     queries, right = drawn[0][:2]
     assert queries == ["a cat", "a cat", "three", "four", "five"]
     assert right == [{0, 1, 2}, {0, 1, 2}, {2}, {3}, {4}]
-    monkeypatch.setattr("distilclip.search.decode_pixels", lambda *given, **named: pixels)
+    monkeypatch.setattr("distilclip.data.decode_pixels", lambda *given, **named: pixels)
     assert metrics == evaluate_retrieval(small_model, rows)
 
 
