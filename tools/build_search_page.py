@@ -12,6 +12,7 @@ in float32. With the model of November 2026 and 340 queries, 97 % of the first f
 the float model's; with the activations rounded as well ("dynamic" quantisation) 83 % were.
 """
 
+import argparse
 import base64
 import gzip
 import hashlib
@@ -38,7 +39,8 @@ BLOCK = 64  # this many weights of a matrix share a scale
 SHARPNESS = 30.0  # of `expand_queries`
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
+    argparse.ArgumentParser(description=__doc__.split("\n\n")[0]).parse_args(arguments)
     stamp = stamp_of_inputs()
     if up_to_date(OUT, stamp):
         print(f"The search page's files are up to date: {OUT.relative_to(ROOT)}")

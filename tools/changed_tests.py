@@ -3,6 +3,7 @@
 python tools/changed_tests.py
 """
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ def tests_of(changed: list[str], root: Path = ROOT) -> list[str]:
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__.split("\n\n")[0]).parse_args()
     listed = ["git", "ls-files", "--modified", "--others", "--exclude-standard"]
     staged = ["git", "diff", "--cached", "--name-only"]
     changed = []

@@ -9,6 +9,7 @@ out. All addresses follow from the repository's, which stands in pyproject.toml.
     python tools/colab.py --check    only say what differs; status 1 if anything does
 """
 
+import argparse
 import re
 import sys
 from pathlib import Path
@@ -178,16 +179,19 @@ def convert(path: Path, address: str) -> str:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--check", action="store_true", help="only say what differs")
+    check = parser.parse_args().check
     address, stale = repository(), []
     for path in notebooks():
         target = ROOT / "colab" / path.name
         text = convert(path, address)
         if not target.is_file() or target.read_text(encoding="utf-8") != text:
             stale.append(target.relative_to(ROOT).as_posix())
-            if "--check" not in sys.argv[1:]:
+            if not check:
                 target.parent.mkdir(exist_ok=True)
                 target.write_text(text, encoding="utf-8")
-    if "--check" not in sys.argv[1:]:
+    if not check:
         print("\n".join(f"{name}: written" for name in stale))
         return 0
     for name in stale:

@@ -6,6 +6,7 @@ four were written before anyone looked at a result, and are said in the words of
 captions first (`expand_queries`).
 """
 
+import argparse
 import random
 from pathlib import Path
 
@@ -26,6 +27,7 @@ FILE = Path(__file__).parents[1] / "book" / "figures" / "gallery.png"
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.split("\n\n")[0]).parse_args()
     use_book_style()
     model = DistilCLIP.from_pretrained("emoji")
     test = load_pairs("emoji")["test"]

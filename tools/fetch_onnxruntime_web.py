@@ -6,6 +6,7 @@ build for WebAssembly alone (it runs with one thread, on any server) and the lic
 WebAssembly is stored compressed, and the browser unpacks it: a quarter of the download.
 """
 
+import argparse
 import gzip
 import hashlib
 import importlib.util
@@ -23,6 +24,7 @@ FOLDER = Path(__file__).parents[1] / "book" / "_static" / "search" / "onnxruntim
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.split("\n\n")[0]).parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(["npm", "pack", PACKAGE, "--pack-destination", folder], check=True)

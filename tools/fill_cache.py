@@ -8,6 +8,7 @@ were done stay in the cache.
 python tools/fill_cache.py
 """
 
+import argparse
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -45,6 +46,7 @@ def execute(path: Path) -> ExecutionResult:
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__.split("\n\n")[0]).parse_args()
     todo = missing([p for f in FOLDERS for p in sorted((ROOT / f).glob("*.ipynb"))])
     cache = get_cache(CACHE)
     # As many threads as cores, all together; the kernels take this over.

@@ -3,6 +3,7 @@
 The book's cache knows whether a notebook changed, not whether the code that it imports did.
 """
 
+import argparse
 import hashlib
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ STAMP = ROOT / "_build" / "package.sha256"
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.split("\n\n")[0]).parse_args()
     files = [ROOT / "requirements.txt", *sorted((ROOT / "distilclip").rglob("*"))]
     digest = hashlib.sha256()
     for file in files:

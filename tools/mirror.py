@@ -10,6 +10,7 @@ pyproject.toml, wherever else it is needed.
     python tools/mirror.py --check    only say what differs; status 1 if anything does
 """
 
+import argparse
 import ast
 import re
 import subprocess
@@ -272,9 +273,12 @@ def linked_files(address: str) -> dict[Path, str]:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--check", action="store_true", help="only say what differs")
+    check = parser.parse_args().check
     package, address = read_package(), repository()
     problems = []
-    if "--check" in sys.argv[1:]:
+    if check:
         for path, text in linked_files(address).items():
             if path.read_text() != text:
                 problems.append(

@@ -3,6 +3,7 @@
 python tools/run_notebooks.py [notebooks/01_patches.ipynb ...]
 """
 
+import argparse
 import sys
 import time
 from pathlib import Path
@@ -34,7 +35,9 @@ def run(path: Path) -> None:
 
 
 def main() -> int:
-    named = [Path(name) for name in sys.argv[1:]]
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("named", nargs="*", type=Path, metavar="NOTEBOOK")
+    named = parser.parse_args().named
     folders = ("notebooks", "solutions")
     paths = named or [p for name in folders for p in sorted((ROOT / name).glob("*.ipynb"))]
     for path in paths:

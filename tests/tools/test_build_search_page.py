@@ -60,7 +60,7 @@ def builder():
 def files(builder):
     """The page's files, made now if they are not there or are old."""
     pytest.importorskip("onnxruntime")
-    builder.main()
+    builder.main([])
     return builder.OUT
 
 
