@@ -27,6 +27,7 @@ test: $(READY) ## set up, check style and types, run the tests, compare every no
 	@echo "==> Notebooks against the package, and colab/ against the notebooks"
 	$(BIN)/python tools/mirror.py --check
 	$(BIN)/python tools/colab.py --check
+	$(BIN)/python tools/api_pages.py --check
 	@echo "==> Style (ruff)"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -40,6 +41,7 @@ test: $(READY) ## set up, check style and types, run the tests, compare every no
 quick: $(READY) ## in under a minute: style, mirror, types and tests of what has changed since HEAD
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/python tools/mirror.py --check && $(BIN)/python tools/colab.py --check
+	$(BIN)/python tools/api_pages.py --check
 	OMP_NUM_THREADS=1 $(BIN)/python tools/changed_tests.py
 
 check: $(READY) ## look at the rendered book: links, spelling, contrast, keyboard (chromium, npm)
@@ -49,8 +51,9 @@ check: $(READY) ## look at the rendered book: links, spelling, contrast, keyboar
 bench: $(READY) $(PEERS)/.ready ## measure speed and memory beside timm, transformers and open_clip
 	$(BIN)/python benchmarks/run_all.py $(BENCH)
 
-mirror: $(READY) ## copy the package's definitions and links into the notebooks that show them
+mirror: $(READY) ## copy the package's definitions, links and list of modules into the book
 	$(BIN)/python tools/mirror.py
+	$(BIN)/python tools/api_pages.py
 
 colab: $(READY) ## write colab/ from the notebooks: plain Markdown, absolute links
 	$(BIN)/python tools/colab.py

@@ -537,3 +537,42 @@ def test_the_files_that_begin_first_are_there():
     )
     files = [*(ROOT / "tests").rglob("test_*.py"), *NOTEBOOKS]
     assert len(longest) == len(set(longest)) and set(longest) <= {path.stem for path in files}
+
+
+# The tools
+
+TOOLS = [
+    path
+    for path in sorted((ROOT / "tools").glob("*.py"))
+    if 'if __name__ == "__main__"' in path.read_text(encoding="utf-8")
+]
+
+
+def parses_first(source: str) -> bool:
+    """Whether `main` calls `parse_args` and does no work before it, but to say what is read."""
+    main = next(
+        node
+        for node in ast.parse(source).body
+        if isinstance(node, ast.FunctionDef) and node.name == "main"
+    )
+    for statement in main.body[ast.get_docstring(main) is not None :]:
+        calls = [node.func for node in ast.walk(statement) if isinstance(node, ast.Call)]
+        names = {func.attr if isinstance(func, ast.Attribute) else func.id for func in calls}
+        if "parse_args" in names:
+            return True
+        if not any(
+            name in ("ArgumentParser", "add_argument", "add_subparsers", "add_parser")
+            for name in names
+        ):
+            return False
+    return False
+
+
+@pytest.mark.parametrize("path", TOOLS, ids=lambda path: path.stem)
+def test_a_tool_parses_its_options_first(path: Path) -> None:
+    assert parses_first(path.read_text(encoding="utf-8"))
+
+
+def test_a_main_that_ignores_its_options_is_found() -> None:
+    assert not parses_first("def main():\n    work()\n")
+    assert not parses_first("def main():\n    work()\n    parser.parse_args()\n")

@@ -59,8 +59,14 @@ class Plain:
 
     def role(self, found: re.Match) -> str:
         kind, name = found.groups()
-        anchor = f"module-{name}" if kind == "mod" else name
-        return f"[`{name}`]({self.book}/book/api.html#{anchor})"
+        module, anchor = name, f"module-{name}"
+        if kind != "mod":
+            parts, anchor = name.split("."), name
+            while not (ROOT / "/".join(parts)).with_suffix(".py").is_file():
+                parts.pop()  # a class, and the module that holds it
+            module = ".".join(parts)
+        page = module.removeprefix("distilclip.")
+        return f"[`{name}`]({self.book}/book/api/{page}.html#{anchor})"
 
     def citation(self, found: re.Match) -> str:
         kind, keys = found[1], [key.strip() for key in found[2].split(",")]
