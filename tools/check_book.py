@@ -201,6 +201,28 @@ def is_known(problem: str) -> bool:
     return any(problem.startswith(f"{rule} ") and name in problem for rule, name in KNOWN_TO_FAIL)
 
 
+# Code of chapters and of the package that is wider than its place; outputs may scroll.
+SCROLLED_CODE = """() => [...document.querySelectorAll(".bd-article div.highlight pre")]
+  .filter(e => !e.closest(".cell_output") && e.checkVisibility() && e.scrollWidth > e.clientWidth)
+  .map(e => e.innerText.split("\\n").find(line => line.length > 70) ?? e.innerText)
+  .map(line => line.trim().slice(0, 80))"""
+PAGE_WIDTH = "() => document.documentElement.scrollWidth"
+DESK, PHONE = 1280, 390  # pixels
+
+
+def check_widths(page) -> list[str]:
+    """No code scrolls sideways at a desk's width, no page at a phone's."""
+    page.set_viewport_size({"width": DESK, "height": 900})
+    page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    wide = [f"code scrolls sideways at {DESK} px: {line}" for line in page.evaluate(SCROLLED_CODE)]
+    for width in (DESK, PHONE):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.wait_for_timeout(100)
+        if (found := page.evaluate(PAGE_WIDTH)) > width:
+            wide.append(f"the page is {found} px wide in a window of {width} px")
+    return wide
+
+
 def check_keyboard(page) -> list[str]:
     """Walk over a page with the Tab key: everything is reached, seen, and left again."""
     wanted = page.evaluate(FOCUSABLE)
@@ -241,7 +263,7 @@ def check_in_browser(book: Path, axe: str, only: list[str]) -> list[str]:
         browser = playwright.chromium.launch(executable_path=browser_path, args=CHROMIUM_OPTIONS)
         for name in pages:
             for mode in ("light", "dark"):
-                page = browser.new_page(color_scheme=mode, viewport={"width": 1280, "height": 900})
+                page = browser.new_page(color_scheme=mode, viewport={"width": DESK, "height": 900})
                 page.set_default_timeout(180_000)
                 remember = "localStorage.setItem('mode', '%s'); localStorage.setItem('theme', '%s')"
                 page.add_init_script(remember % (mode, mode))
@@ -252,7 +274,7 @@ def check_in_browser(book: Path, axe: str, only: list[str]) -> list[str]:
                 page.evaluate(axe)
                 found = [text for text in page.evaluate(RUN_AXE) if not is_known(text)]
                 if mode == "light":
-                    found += check_keyboard(page)
+                    found += check_keyboard(page) + check_widths(page)
                 problems += [f"{name} ({mode}): {text}" for text in (*errors, *found)]
                 page.close()
             count = sum(problem.startswith(f"{name} ") for problem in problems)
