@@ -141,3 +141,22 @@ def test_a_notebook_that_fails_is_named_and_not_cached(small_book):
         done = fill_cache(folder)
         assert done.returncode == 1
         assert "wrong.ipynb failed" in done.stderr and "ZeroDivisionError" in done.stderr
+
+
+def test_what_a_screen_reader_would_stumble_over_is_mended(monkeypatch):
+    from bs4 import BeautifulSoup
+
+    monkeypatch.syspath_prepend(ROOT / "book" / "_ext")
+    import plain_labels
+
+    arrow = '<ul><li><a href="x">Reference</a><details><summary></summary></details></li></ul>'
+    signature = '<dt>f(<dl>\n<dd><span class="pre">~a.b.C</span>,</dd>\n</dl>)</dt>'
+    context = {
+        "body": f'<summary aria-label="Toggle hidden content">{signature}<dl><dt>1</dt></dl>',
+        "generate_toctree_html": lambda kind: BeautifulSoup(arrow, "html.parser"),
+    }
+    plain_labels.mend(None, "page", "", context, None)
+    assert context["body"].startswith("<summary><dt>f(<span") and "~a.b." not in context["body"]
+    assert "<dd>" not in context["body"] and "<dl><dt>1</dt></dl>" in context["body"]
+    named = str(context["generate_toctree_html"]("sidebar"))
+    assert '<summary aria-label="Pages below Reference">' in named

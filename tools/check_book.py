@@ -44,6 +44,7 @@ SPELLED = (
 )
 SPELLED += ("tests/**/*.py", "tools/*.py", "benchmarks/*.py")
 KNOWN_WORDS = {"caf", "claus"}  # half a word in a test; Santa Claus
+ALIKE = "book/api/"  # dozens of one make: these are looked at in light only, and without Tab
 GENERATED = ("genindex.html", "py-modindex.html", "search.html", "_modules/")  # Sphinx's own pages
 
 
@@ -262,7 +263,7 @@ def check_in_browser(book: Path, axe: str, only: list[str]) -> list[str]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path, args=CHROMIUM_OPTIONS)
         for name in pages:
-            for mode in ("light", "dark"):
+            for mode in ("light", "dark")[: 1 if name.startswith(ALIKE) else 2]:
                 page = browser.new_page(color_scheme=mode, viewport={"width": DESK, "height": 900})
                 page.set_default_timeout(180_000)
                 remember = "localStorage.setItem('mode', '%s'); localStorage.setItem('theme', '%s')"
@@ -274,7 +275,8 @@ def check_in_browser(book: Path, axe: str, only: list[str]) -> list[str]:
                 page.evaluate(axe)
                 found = [text for text in page.evaluate(RUN_AXE) if not is_known(text)]
                 if mode == "light":
-                    found += check_keyboard(page) + check_widths(page)
+                    found += [] if name.startswith(ALIKE) else check_keyboard(page)
+                    found += check_widths(page)
                 problems += [f"{name} ({mode}): {text}" for text in (*errors, *found)]
                 page.close()
             count = sum(problem.startswith(f"{name} ") for problem in problems)
