@@ -4,7 +4,7 @@
     python benchmarks/binding.py --seeds 0 1 2 --steps 1500
 
 Every run trains the same small model on the same drawings with the same seed and number of steps.
-They differ in two things: whether the locked text features are whitened first, and whether each
+They differ in two things: whether the frozen text features are whitened first, and whether each
 picture also meets its own caption with the colours exchanged. On the way each run is asked to
 choose between right and false captions of drawings that it has not seen. Curves go to
 distilclip/book/results/binding.json at once; a run that is there already is not made again, so the

@@ -77,8 +77,8 @@ def build(name: str, device: torch.device) -> DistilCLIP:
 def measure(name: str, method: str, batch: int, micro_batch: int, device: torch.device) -> dict:
     """Two training steps in this process -> its peak memory in MiB, and the last loss."""
     model = build(name, device).train()
-    locked = name == "cpu"
-    model.text.requires_grad_(not locked)
+    frozen = name == "cpu"
+    model.text.requires_grad_(not frozen)
     optimizer = AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     on_gpu = device.type == "cuda"
     scaler = torch.amp.GradScaler(device.type, enabled=on_gpu)
@@ -87,7 +87,7 @@ def measure(name: str, method: str, batch: int, micro_batch: int, device: torch.
         pixels, words = pairs
         with torch.autocast(device.type, dtype=torch.float16, enabled=on_gpu):
             image_embeds = model.embed_image(model.normalise(pixels))
-            if locked:  # stands for features that were computed before
+            if frozen:  # stands for features that were computed before
                 features = torch.nn.functional.one_hot(words, model.text.dim).sum(dim=1).float()
                 return image_embeds, model.embed_text_features(features)
             return image_embeds, model.embed_text(words, torch.ones_like(words))

@@ -3,7 +3,7 @@
     python benchmarks/precision.py
     python benchmarks/precision.py --small
 
-The preset `cpu` on `emoji`, with the text encoder trained along so that both encoders are in it.
+The preset `cpu` on `emoji`, with the text encoder trained as well, so that both encoders are in it.
 Fast: bfloat16 under autocast, the fused attention kernel, the fused AdamW. Plain: float32,
 attention in its plain form, AdamW weight by weight. Both see the same batches from the same start.
 What is compared is the mean loss of each 20 steps; the noise is the difference between two seeds of

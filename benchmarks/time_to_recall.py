@@ -10,7 +10,7 @@ gets twice that time. Does it get there? Three seeds, and for each of them its o
 
 Ours is the preset's with what fits a run of a tenth of its length, chosen with another style held
 out (Noto): the last two layers of the text encoder learn after two fifths of the run, on what the
-locked ones below gave once; the captions' projection learns nearly as fast as the ViT; and the
+frozen ones below gave once; the captions' projection learns nearly as fast as the ViT; and the
 augmentation is weak.
 
 - open_clip: the defaults of its training script. Everything learns at 5e-4, weight decay 0.2, no

@@ -99,7 +99,7 @@ def measure(options: argparse.Namespace) -> dict:
     every_patch = speed["DistilCLIP, every patch"]
     share = TrainConfig(
         preset="t4-drawings"
-    ).text_start  # of a run, with the captions' encoder locked
+    ).text_start  # of a run, with the captions' encoder frozen
     whole_run = 1 / (share / speed["DistilCLIP, text locked"] + (1 - share) / ours)
     bars = {
         "ours over the best peer, each by its defaults": (

@@ -48,7 +48,7 @@ class MultiHeadAttention(nn.Module):
         with torch.autocast("cpu", enabled=False):
             if query.dtype == torch.bfloat16 and query.device.type == "cpu":
                 # There, plain products are twice as fast as the kernel, which is
-                # not made for bfloat16. The softmax rounds at its end only.
+                # not made for bfloat16. The softmax rounds only its result.
                 scores = query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1)
                 mixed = F.dropout(scores.softmax(dim=-1), dropout) @ value
             else:

@@ -320,7 +320,7 @@ def text_learns(config: TrainConfig, epoch: int) -> bool:
     return config.text_lr > 0 and epoch >= round(config.text_start * config.epochs)
 
 
-def unlock_text(text: TextEncoder, learns: bool, layers: int = 0) -> None:
+def unfreeze_text(text: TextEncoder, learns: bool, layers: int = 0) -> None:
     """Let the text encoder learn, or its last `layers` layers, or nothing of it.
 
     Raises ValueError where it has fewer layers.
@@ -603,7 +603,7 @@ def start_run(
     torch.manual_seed(config.seed)
     shape = config.model_config()
     model, start = first_model(shape, config.start_from, config.out, saved)
-    unlock_text(model.text, config.text_lr > 0, config.text_layers)
+    unfreeze_text(model.text, config.text_lr > 0, config.text_layers)
     model.vision.requires_grad_(config.vision_lr > 0)
     model.log_logit_scale.requires_grad_(config.learn_temperature)
     model.to(device)
@@ -685,7 +685,7 @@ def train_epoch(
 ) -> None:
     """Take the steps left of an epoch; `save` is called now and then."""
     config = run.config
-    unlock_text(run.model.text, text_learns(config, epoch), config.text_layers)
+    unfreeze_text(run.model.text, text_learns(config, epoch), config.text_layers)
     if text_learns(config, epoch):
         data.features = None  # they stay as they are only while the encoder does
     size = picture_size(config, run.model.config.vision, epoch)

@@ -210,7 +210,7 @@ def broken_gradient(at: int) -> None:
     def loss(images, texts, scale, positives):
         calls.append(1)
         value = original(images, texts, scale, positives)
-        # The square root of zero is fine; its slope is infinite.
+        # The square root of zero is fine; its gradient is infinite.
         return value + ((images * 0).sum() ** 0.5 if len(calls) == at else 0)
 
     training.contrastive_loss = loss

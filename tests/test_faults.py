@@ -149,14 +149,14 @@ def test_ctrl_c_saves_a_whole_number_of_steps(whole, config, tmp_path, fault, at
     step = read_state(tmp_path / "run", config(tmp_path / "run"))["step"]
     assert f"Stopped at step {step} of {STEPS}" in message
     if fault.endswith("AdamW"):
-        assert step == at  # the step was brought to its end
+        assert step == at  # the step was completed
     assert go_on(config, tmp_path / "run")[0] == "done"
     assert_same(tmp_path / "run", whole[0])
 
 
 @pytest.mark.parametrize("number", range(4))
 def test_ctrl_c_anywhere(whole, config, tmp_path, number):
-    """At a call drawn at random: saved or not begun, the run can always be brought to its end."""
+    """At a call drawn at random: saved or not begun, the run can always be completed."""
     at = random.Random(100 + number).randrange(1, int(0.98 * whole[1]))
     end, _ = run(config(tmp_path / "run"), "Ctrl-C at any call", at)
     assert end in ("KeyboardInterrupt", "done")  # Python itself drops one that meets a destructor

@@ -85,7 +85,7 @@ def test_the_dual_encoder_of_transformers_cannot_hold_a_distilbert(saved):
     """Their model asks a text encoder for its pooler, and DistilBERT has none.
 
     https://github.com/huggingface/transformers/issues/18480. Should this test fail one day,
-    theirs has learnt it, and chapter 12 has to say so.
+    theirs has learned it, and chapter 12 has to say so.
     """
     vision = transformers.ViTConfig(
         image_size=32, patch_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2

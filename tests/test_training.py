@@ -137,8 +137,10 @@ def test_what_the_frozen_layers_gave_changes_no_loss(config, tmp_path, two_layer
     changes = {"text_model": two_layers, "text_lr": 1e-3, "epochs": 2}
     kept = train(config(tmp_path / "kept", **changes, text_layers=1), progress=False)
     # The same layers learn, and the whole encoder reads every caption anew.
-    unlock = training.unlock_text
-    monkeypatch.setattr(training, "unlock_text", lambda text, learns, _: unlock(text, learns, 1))
+    unfreeze = training.unfreeze_text
+    monkeypatch.setattr(
+        training, "unfreeze_text", lambda text, learns, _: unfreeze(text, learns, 1)
+    )
     read = train(config(tmp_path / "read", **changes), progress=False)
     np.testing.assert_allclose(losses(kept.history), losses(read.history), rtol=1e-5)
 

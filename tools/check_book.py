@@ -1,11 +1,13 @@
 """The book's health, as a reader meets it: spelling, links, pictures, contrast, keyboard.
 
     python tools/check_book.py                    everything; needs the book of `make book`
-    python tools/check_book.py spelling           only what is named: spelling, pages, browser
+    python tools/check_book.py spelling words     only what is named, or pages, or browser
     python tools/check_book.py browser --axe axe.min.js --page notebooks/05_loss.html
 
-`spelling` reads the sources with codespell. `pages` reads the rendered pages: every internal
-link and anchor leads somewhere, no page is an orphan, every picture has an alternative text.
+`spelling` reads the sources with codespell. `words` holds them to the field's terms, which stand
+in book/terms.toml beside what is not said in their place. `pages` reads the rendered pages: every
+internal link and anchor leads somewhere, no page is an orphan, every picture has an alternative
+text.
 `browser` opens every page in headless Chromium, in light and dark mode, runs axe-core (Deque's
 checker of the WCAG rules) on it, and walks over it with the Tab key.
 """
@@ -17,12 +19,14 @@ import hashlib
 import html.parser
 import http.server
 import io
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
 import threading
+import tomllib
 import urllib.parse
 from pathlib import Path
 
@@ -43,6 +47,7 @@ SPELLED = (
     "solutions/*.ipynb",
 )
 SPELLED += ("tests/**/*.py", "tools/*.py", "benchmarks/*.py")
+TERMS = ROOT / "book" / "terms.toml"
 KNOWN_WORDS = {"caf", "claus"}  # half a word in a test; Santa Claus
 ALIKE = "book/api/"  # dozens of one make: these are looked at in light only, and without Tab
 GENERATED = ("genindex.html", "py-modindex.html", "search.html", "_modules/")  # Sphinx's own pages
@@ -52,7 +57,7 @@ GENERATED = ("genindex.html", "py-modindex.html", "search.html", "_modules/")  #
 
 
 def sources() -> dict[Path, str]:
-    """Every text that a reader may see, by its file; of notebooks the cells, not the outputs."""
+    """Every text that a reader may see, by its file; of notebooks not the outputs."""
     import nbformat
 
     texts = {}
@@ -60,7 +65,9 @@ def sources() -> dict[Path, str]:
         texts[path] = path.read_text(encoding="utf-8")
         if path.suffix == ".ipynb":
             cells = nbformat.reads(texts[path], as_version=4).cells
+            shown = [cell.metadata.get("mystnb", {}).get("image", {}) for cell in cells]
             texts[path] = "\n\n".join(cell.source for cell in cells)
+            texts[path] += "\n\n" + "\n".join(image.get("alt", "") for image in shown)
     return texts
 
 
@@ -80,6 +87,25 @@ def check_spelling(texts: dict[Path, str]) -> list[str]:
     for line in done.stdout.splitlines():
         file, place, what = line.split(":", 2)
         problems.append(f"{names[file].relative_to(ROOT)}:{place}: spelling:{what}")
+    return problems
+
+
+def check_words(texts: dict[Path, str]) -> list[str]:
+    """Words and phrases that book/terms.toml lists, each with its place and what to write."""
+    problems = []
+    for term in tomllib.loads(TERMS.read_text(encoding="utf-8"))["term"]:
+        avoid = re.compile(term["avoid"].replace(" ", r"\s+"), flags=re.IGNORECASE)
+        allowed = "|".join(map(re.escape, term.get("allowed", ())))
+        for path, text in texts.items():
+            name = path.relative_to(ROOT).as_posix()
+            if name in term.get("files", ()):
+                continue
+            if allowed:
+                text = re.sub(allowed, lambda found: "_" * len(found[0]), text, flags=re.IGNORECASE)
+            for found in avoid.finditer(text):
+                line = text.count("\n", 0, found.start()) + 1
+                said = " ".join(found[0].split())
+                problems.append(f"{name}:{line}: words: {said} ==> {term['use']}")
     return problems
 
 
@@ -288,19 +314,21 @@ def check_in_browser(book: Path, axe: str, only: list[str]) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("checks", nargs="*", help="spelling, pages, browser (default: all)")
+    parser.add_argument("checks", nargs="*", help="spelling, words, pages, browser (default: all)")
     parser.add_argument("--book", type=Path, default=ROOT / "_build" / "html")
     parser.add_argument("--axe", type=Path, metavar="FILE", help="axe.min.js, instead of npm's")
     parser.add_argument("--page", action="append", default=[], help="only this page (browser)")
     options = parser.parse_args()
-    checks = options.checks or ["spelling", "pages", "browser"]
-    if not set(checks) <= {"spelling", "pages", "browser"}:
-        parser.error("give spelling, pages, browser, or nothing for all")
-    if checks != ["spelling"] and not (options.book / "index.html").is_file():
+    checks = options.checks or ["spelling", "words", "pages", "browser"]
+    if not set(checks) <= {"spelling", "words", "pages", "browser"}:
+        parser.error("give spelling, words, pages, browser, or nothing for all")
+    if not set(checks) <= {"spelling", "words"} and not (options.book / "index.html").is_file():
         raise SystemExit(f"There is no rendered book in {options.book}: run 'make book' first.")
     problems = []
     if "spelling" in checks:
         problems += check_spelling(sources())
+    if "words" in checks:
+        problems += check_words(sources())
     if "pages" in checks:
         problems += check_pages(options.book)
     if "browser" in checks:

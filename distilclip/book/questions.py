@@ -481,8 +481,8 @@ def pool_max(answer: Callable) -> None:
         same(ask(answer, hidden, mask), expected, where, mistakes)
 
 
-def unlock_last(answer: Callable) -> None:
-    """Exercise 4.4: unlock the last layers."""
+def unfreeze_last(answer: Callable) -> None:
+    """Exercise 4.4: unfreeze the last layers."""
     from distilclip.text import TextEncoder
 
     encoder = TextEncoder(distilbert(), None)
@@ -499,11 +499,11 @@ def unlock_last(answer: Callable) -> None:
             not stray,
             f"{where}: {len(stray)} other tensors still learn: {stray[:1]}",
         )
-        locked = {
+        frozen = {
             n for n, _ in encoder.named_parameters() if n.startswith(last or ("-",))
         } - trained
         require(
-            not locked, f"{where}: {len(locked)} tensors of the last are locked."
+            not frozen, f"{where}: {len(frozen)} tensors of the last are frozen."
         )
         same(count, layers * each, f"{where}, parameters")
 
@@ -831,9 +831,9 @@ def count_steps(answer: tuple) -> None:
 def state_gigabytes(answer: Callable) -> None:
     """Exercise 8.2: how large is a checkpoint."""
     for image, text in ((86e6, 66e6), (22e6, 11e6), (1e9, 5e8)):
-        for locked, average in itertools.product((False, True), repeat=2):
+        for frozen, average in itertools.product((False, True), repeat=2):
             kept = ["weights", "first moment", "second moment"] + ["mean"] * average
-            learning = [image] if locked else [image, text]
+            learning = [image] if frozen else [image, text]
             expected = sum(4 * count for _ in kept for count in learning) / 1e9
             mistakes = {
                 "a gigabyte has 10^9 bytes here.": expected * 1e9 / 2**30,
@@ -841,16 +841,16 @@ def state_gigabytes(answer: Callable) -> None:
                     4 * count for _ in kept[1:] for count in learning
                 )
                 / 1e9,
-                "what is locked is not saved.": 4
+                "what is frozen is not saved.": 4
                 * len(kept)
                 * (image + text)
                 / 1e9,
-                "what is locked has no moments, and is not saved.": (
+                "what is frozen has no moments, and is not saved.": (
                     4 * (len(kept) * image + text) / 1e9
                 ),
             }
-            where = f"{image:g} and {text:g}, locked={locked}, average={average}"
-            found = ask(answer, image, text, locked=locked, average=average)
+            where = f"{image:g} and {text:g}, frozen={frozen}, average={average}"
+            found = ask(answer, image, text, frozen=frozen, average=average)
             same(found, expected, where, mistakes)
 
 
@@ -1310,7 +1310,7 @@ QUESTIONS: dict[str, Callable[..., None]] = {
     "4.1": table_megabytes,
     "4.2": count_distilbert,
     "4.3": pool_max,
-    "4.4": unlock_last,
+    "4.4": unfreeze_last,
     "5.1": guesses,
     "5.2": expected_collisions,
     "5.3": floor_of,

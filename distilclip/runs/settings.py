@@ -438,8 +438,8 @@ class TrainConfig:
             )
         if self.vision_lr == 0 and not (self.vision_model or self.start_from):
             raise ValueError(
-                "vision_lr 0 locks the ViT: name a pretrained one as vision_model, "
-                "or a model to go on from as start_from."
+                "vision_lr 0 freezes the ViT: name a pretrained one as "
+                "vision_model, or a model to go on from as start_from."
             )
         if self.text_layers and not self.text_lr:
             raise ValueError(
@@ -449,7 +449,7 @@ class TrainConfig:
             raise ValueError(
                 f"text_start {self.text_start} of {self.epochs} epochs leaves the "
                 "text encoder none to learn in: choose a smaller text_start, or "
-                "text_lr 0 to lock it."
+                "text_lr 0 to freeze it."
             )
         if self.captions_per_picture > 1 and not self.mask_positives:
             raise ValueError(

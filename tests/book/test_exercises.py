@@ -7,6 +7,7 @@ import nbformat
 import pytest
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from PIL import Image, ImageOps
 from torch import nn
 
@@ -21,6 +22,10 @@ from distilclip.storage.pictures import to_rgb
 def said(capsys, question, answer, **given):
     check(question, answer, **given)
     return capsys.readouterr().out.strip()
+
+
+def size_of(module):
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def dots(*arguments, **options):
@@ -49,6 +54,26 @@ def test_the_readers_own_random_numbers_stay_the_same(capsys):
 # Wrong answers, each with a word of what is said. All of them look right for some inputs.
 
 
+def kernel_as_it_lies(images, conv):
+    side = conv.kernel_size[0]
+    flat = rearrange(images, "b c (h p) (w q) -> b (h w) (p q c)", p=side, q=side)
+    return F.linear(flat, conv.weight.flatten(1), conv.bias)
+
+
+def no_bias(images, conv):
+    return F.conv2d(images, conv.weight, None, conv.stride).flatten(2).mT
+
+
+def stretched_as_a_row(table, old_grid, new_grid):
+    return F.interpolate(table.mT, size=1 + new_grid**2, mode="linear").mT
+
+
+def ranks(images, texts, owners, rivals):
+    scores = texts @ images.T
+    own = scores.gather(1, torch.as_tensor(owners)[:, None])
+    return float(rivals(scores, own).sum(dim=1).double().median())
+
+
 def masked_late(query, key, value, real):
     weights = (query @ key.mT / query.shape[-1] ** 0.5).softmax(dim=-1)
     return (weights * real[:, None, None, :]) @ value
@@ -62,14 +87,14 @@ def layer_norm(tokens, weight, eps=1e-6):
     return F.layer_norm(tokens, tokens.shape[-1:], weight, eps=eps)
 
 
-def never_locks(encoder, layers):
+def never_freezes(encoder, layers):
     all_layers = encoder.model.transformer.layer
     return sum(
         p.numel() for layer in all_layers[len(all_layers) - layers :] for p in [*layer.parameters()]
     )
 
 
-def locks_without_unlocking(encoder, layers):
+def freezes_everything(encoder, layers):
     encoder.requires_grad_(False)
     return 0
 
@@ -147,6 +172,9 @@ WRONG = [
     ("1.1", lambda image, patch: (image // patch) ** 2, "[CLS] is a token too"),
     ("1.1", lambda image, patch: 197, "384 pixels"),
     ("1.2", lambda n, c: [m for m in (n - c, n + c, n - 1, n + 1) if 0 <= m < c * c], "A row ends"),
+    ("1.3", kernel_as_it_lies, "different orders"),
+    ("1.3", no_bias, "bias is missing"),
+    ("1.4", stretched_as_a_row, "of the numbers are not"),
     ("2.1", lambda b, h, n, size: b * h * n * size, "every token looks at every token"),
     ("2.2", masked_late, "no longer sum to 1"),
     ("2.2", lambda q, k, v, real: plain(q, k, v), "padding is still listened to"),
@@ -163,8 +191,8 @@ WRONG = [
     ("4.2", lambda v, p, d, h, n: (v + p) * d + n * (4 * d * d + 2 * d * h), "too small"),
     ("4.3", lambda h, mask: (h * mask[..., None]).amax(dim=1), "a zero beats"),
     ("4.3", lambda h, mask: h.amax(dim=1), "padding takes part"),
-    ("4.4", never_locks, "other tensors still learn"),
-    ("4.4", locks_without_unlocking, "are locked"),
+    ("4.4", never_freezes, "other tensors still learn"),
+    ("4.4", freezes_everything, "are frozen"),
     ("5.1", lambda loss: round(2**loss), "logarithm is the natural one"),
     ("5.2", lambda n, k, b: math.comb(b, 2) * k / (n * k - 1), "no pair with itself"),
     ("5.2", lambda n, k, b: math.comb(b, 2) * (k - 1) / (n * k), "one row less"),
@@ -190,12 +218,14 @@ WRONG = [
     ("7.4", all_rows, "comes twice"),
     ("8.1", (47, 1175), "left out"),
     ("8.1", (46, 1171), "in every epoch"),
-    ("8.2", lambda i, t, locked, average: 4 * (3 + average) * (i + t) / 1e9, "locked"),
+    ("8.2", lambda i, t, frozen, average: 4 * (3 + average) * (i + t) / 1e9, "frozen"),
     ("8.3", lambda step, total, warmup: 0.5 if step else 0.1, "too"),
     ("8.4", (2**10, 65504 / 2**10), "a larger scale"),
     ("8.4", (1e5, 0.65504), "no power of two"),
     ("8.4", (2**16, 65504), "the largest gradient"),
     ("9.1", (1 / 1419, 10 / 1419), "per cent"),
+    ("9.2", lambda i, t, owners: ranks(i, t, owners, torch.ge) - 1, "best rank is 1"),
+    ("9.2", lambda i, t, owners: ranks(i, t, owners, torch.gt) + 1, "captions, "),
     ("9.3", lambda c, captions, k: c * k / captions, "do not add up"),
     ("9.3", lambda c, captions, k: 1 - (1 - k / captions) ** c, "not drawn again"),
     ("9.4", lambda model, rows: model.encode_image(rows).mean(dim=0), "length is not 1"),
@@ -211,6 +241,8 @@ WRONG = [
     ("13.1", lambda inputs, outputs, bits: inputs * outputs * bits // 8, "scales are missing"),
     ("13.2", always_eight_bits, "eight bits, whatever is asked for"),
     ("13.2", lambda matrix, bits: matrix, "nothing is rounded"),
+    ("13.3", lambda e: size_of(e.model.embeddings) / size_of(e), "positions and norm are no words"),
+    ("13.3", lambda e: size_of(e.model.embeddings.word_embeddings), "a number of parameters"),
 ]
 
 
@@ -220,6 +252,15 @@ WRONG = [
 def test_a_wrong_answer_is_refused_and_told_which_way(question, answer, hint, capsys):
     words = said(capsys, question, answer)
     assert words.startswith("Not yet. ") and hint in words
+
+
+# Wrong answers to these are given further down, with what they need of the chapter.
+ASKED_BELOW = {"11.2", "11.4", "12.1", "12.2"}
+
+
+def test_every_question_has_wrong_answers_that_it_refuses():
+    """A check that accepts whatever it is given would pass all solutions, too."""
+    assert {question for question, _, _ in WRONG} | ASKED_BELOW == set(QUESTIONS)
 
 
 def test_wrong_answers_that_need_something_of_the_chapter(capsys):
@@ -233,6 +274,11 @@ def test_wrong_answers_that_need_something_of_the_chapter(capsys):
     given = {"per_pair": 1e11, "width": 256, "rate": 1e14}
     words = said(capsys, "11.4", lambda share, link: link * 1e11 / (24 * 256 * 1e14), **given)
     assert "too few" in words
+    model.forward = lambda whole: whole
+    batch = torch.eye(4, dtype=torch.float64), torch.eye(4, dtype=torch.float64)
+    for gradient, hint in ((0.0, "does the loss use the bias?"), (0.5, "the gradient of the bias")):
+        answer = torch.tensor(gradient, dtype=torch.float64)
+        assert hint in said(capsys, "11.2", answer, model=model, whole=batch)
     assert said(capsys, "12.2", lambda mean, std: 0.97).startswith("Not yet. ImageNet's")
 
 

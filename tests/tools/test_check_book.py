@@ -26,6 +26,33 @@ def test_a_misspelt_word_is_found_where_it_stands(check_book):
     assert problem.startswith("book/page.md:2: spelling:") and "the" in problem
 
 
+def test_the_sources_say_it_in_the_words_of_the_field(check_book):
+    assert not check_book.check_words(check_book.sources())
+
+
+@pytest.mark.parametrize(
+    ("parts", "use"),
+    [
+        (("What was lear", "nt by heart"), "learned"),
+        (("A lock", "ed\nencoder gives the same"), "frozen"),
+        (("it un", "locks the last layers"), "unfreeze"),
+        (("The slo", "pe at an embedding"), "gradient"),
+        (("a table of\n", "cosines"), "similarity matrix"),
+        (("86 million num", "bers"), "parameters"),
+        (("an encoder that is trained", " along"), "trained too"),
+        (("the step was brought to", " its end"), "native editor"),
+    ],
+)
+def test_another_word_is_found_where_it_stands(parts, use, check_book):
+    (problem,) = check_book.check_words({ROOT / "book" / "page.md": "fine\n" + "".join(parts)})
+    assert problem.startswith("book/page.md:2: words: ") and use in problem
+
+
+def test_a_word_is_right_where_the_list_says_so(check_book):
+    texts = {ROOT / "book" / "costs.md": "its slo" + "pe is the exponent"}
+    assert not check_book.check_words(texts)
+
+
 GOOD = '<p id="here"><a href="other.html#there">x</a> <a href="#here">x</a></p>'
 FAULTS = {
     "a missing page": ('<a href="absent.html">x</a>', "the link absent.html leads nowhere"),
