@@ -46,6 +46,7 @@ quick: $(READY) ## in under a minute: style, mirror, types and tests of what has
 
 check: $(READY) ## look at the rendered book: links, spelling, contrast, keyboard (chromium, npm)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PLAYWRIGHT)
+	$(BIN)/python tools/check_moving.py
 	$(BIN)/python tools/check_book.py
 
 bench: $(READY) $(PEERS)/.ready ## measure speed and memory beside timm, transformers and open_clip
