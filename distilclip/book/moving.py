@@ -84,10 +84,9 @@ def moving_figure(
         raise ValueError(f"There is no figure {name!r}. The figures: {known}.")
     if not alt.strip():
         raise ValueError(f"Say in `alt` what the figure {name!r} shows.")
-    if data is None:
-        data = json.loads(part(f"{name}.json"))
+    shown = json.loads(part(f"{name}.json")) if data is None else data
     still = (PARTS / f"{name}.png").read_bytes()
-    figure = MovingFigure(name, script, data, alt, caption, still)
+    figure = MovingFigure(name, script, shown, alt, caption, still)
     size = len(figure._repr_html_().encode())
     if size > LIMIT:
         raise ValueError(

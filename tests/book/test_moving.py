@@ -21,11 +21,11 @@ from distilclip import contrastive_loss
 from distilclip.book.figures import PALETTE
 from distilclip.book.moving import LIMIT, PARTS, moving_figure, part
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+
+import moving_data
+
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
-
-import moving_data  # noqa: E402
-
 NAMESPACE = "http://www.w3.org/2000/svg"  # a name, which no browser asks for
 SAY = {"alt": "two dots", "caption": "Dots."}
 needs_node = pytest.mark.skipif(not shutil.which("node"), reason="scripts are run by Node")
