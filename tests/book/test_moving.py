@@ -4,6 +4,7 @@ What needs a browser is in `tools/check_moving.py`. The scripts' functions are r
 """
 
 import base64
+import html
 import json
 import re
 import shutil
@@ -61,7 +62,7 @@ def test_a_figure_is_whole_and_asks_for_nothing(name):
     assert not re.search(r"""https?:|["'(]//""", text.replace(NAMESPACE, ""))
     assert not re.search(r"\b(?:fetch|XMLHttpRequest|import)\b\s*\(|@import|url\(", text)
     assert "hide-input" in cell.metadata.tags
-    alt = cell.metadata.mystnb.image.alt
+    alt = html.escape(cell.metadata.mystnb.image.alt)
     assert f'aria-label="{alt}"' in text and f'class="moving-still" alt="{alt}"' in text
     still = base64.b64decode(cell.outputs[0].data["image/png"])
     assert still.startswith(b"\x89PNG") and base64.b64encode(still).decode() in text
