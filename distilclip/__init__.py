@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run `__getattr_
     from distilclip.patches import PatchEmbedding as PatchEmbedding
     from distilclip.patches import patchify as patchify
     from distilclip.patches import unpatchify as unpatchify
+    from distilclip.pretrained import PretrainedCLIP as PretrainedCLIP
+    from distilclip.pretrained import load_model as load_model
     from distilclip.runs.settings import TrainConfig as TrainConfig
     from distilclip.search import ImageIndex as ImageIndex
     from distilclip.search import retrieval_metrics as retrieval_metrics
@@ -35,12 +37,14 @@ _MODULE_OF_NAME = {
     "ImageIndex": "search",
     "MultiHeadAttention": "attention",
     "PatchEmbedding": "patches",
+    "PretrainedCLIP": "pretrained",
     "TextEncoder": "text",
     "TrainConfig": "runs.settings",
     "ViT": "vit",
     "ViTConfig": "vit",
     "augment": "data",
     "contrastive_loss": "loss",
+    "load_model": "pretrained",
     "load_pairs": "data",
     "patchify": "patches",
     "retrieval_metrics": "search",

@@ -97,8 +97,14 @@ def pooled_row(model: DistilCLIP, tables: Tensor) -> Tensor:
     The picture's vector is read off one token (`image_pool` "first": its row of the
     table) or off the mean of all patches ("mean": the mean of their rows). The
     column of the [CLS] token, where there is one, is no patch and is left out:
-    where rows sum to 1, what is missing from 1 in a grid went there.
+    where rows sum to 1, what is missing from 1 in a grid went there. Raises
+    ValueError for a model that pools in another way: there is no such row.
     """
+    if model.config.image_pool not in ("first", "mean"):
+        raise ValueError(
+            "This model's picture is read by a pool of its own (SigLIP), not off a "
+            "row of the tables: use patch_relevance or occlusion."
+        )
     patches = slice(int(model.config.vision.cls_token), None)
     row = pool_image(tables, model.config.image_pool, model.config.vision.cls_token)
     row = row[:, patches]

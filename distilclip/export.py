@@ -160,6 +160,9 @@ def write_preprocessing(model: DistilCLIP, file: Path) -> None:
         "logit_scale": model.logit_scale.item(),
         "config": asdict(model.config),
     }
+    if hasattr(model.config, "preprocessing"):  # of another house: chapter 14
+        description["images"] = "as config.preprocessing says, but in [0, 1]"
+        description["texts"] = "tokenizer.json; SigLIP's in lower case, padded"
     write_text(file, json.dumps(description, indent=2))
 
 
@@ -277,6 +280,11 @@ class OnnxDistilCLIP:
 
         folder = find_onnx_folder(folder)
         description = read_json(folder / "preprocess.json")
+        if "kind" in description["config"]:
+            raise ValueError(
+                f"{folder} holds the towers of a {description['config']['kind']}: "
+                "run them with onnxruntime, on inputs as preprocess.json says."
+            )
         self.config = DistilCLIPConfig(**description["config"])
         self.logit_scale = torch.tensor(description["logit_scale"])
         options = onnxruntime.SessionOptions()

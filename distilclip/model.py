@@ -348,7 +348,13 @@ def read_model_config(config_file: Path) -> dict:
     is unknown to this version or of another type.
     """
     description = read_json(config_file)
-    if description.pop("model_type", None) != "distilclip":
+    kind = description.pop("model_type", None)
+    if kind in ("clip", "siglip", "siglip2"):
+        raise ValueError(
+            f"{config_file} describes a model of type {kind!r}, which searches and "
+            "is evaluated (distilclip.load_model), but is no DistilCLIP to train."
+        )
+    if kind != "distilclip":
         raise ValueError(
             f"{config_file} does not describe a DistilCLIP model; "
             "give a folder that 'distilclip train' or save_pretrained wrote."

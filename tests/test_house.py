@@ -31,6 +31,7 @@ FLOORS = (
     ("vit", "data"),
     ("text", "scale"),
     ("model",),
+    ("pretrained",),
     ("index", "export"),
     ("search",),
     ("runs",),

@@ -222,7 +222,9 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
         "evaluate", help="recall at 1, 5 and 10 on a split"
     )
     evaluate.add_argument(
-        "model", metavar="RUN", help="folder of a run, or a Hub id"
+        "model",
+        metavar="RUN",
+        help="folder of a run, emoji, or a Hub id (openai/clip-vit-base-patch32)",
     )
     evaluate.add_argument(
         "--data", default="", help="as in train (default: what RUN was trained on)"
@@ -264,7 +266,9 @@ def add_search(commands: argparse._SubParsersAction, arguments: list[str]) -> No
         allow_abbrev=False,
     )
     search.add_argument(
-        "model", metavar="RUN", help="folder of a run, emoji, or a Hub id"
+        "model",
+        metavar="RUN",
+        help="folder of a run, emoji, or a Hub id (openai/clip-vit-base-patch32)",
     )
     options = list(itertools.takewhile(lambda word: word != "--", arguments))
     starts = {option.split("=")[0] for option in options}
@@ -388,7 +392,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     """Print a model's recalls on a split; with --json, write them, too."""
     quieten_libraries()
     from distilclip.data import load_pairs
-    from distilclip.model import DistilCLIP
+    from distilclip.pretrained import load_model
     from distilclip.runs.chance import chance_metrics, warn_of_few
     from distilclip.runs.watch import format_metrics
     from distilclip.search import count_shared, evaluate_retrieval, flatten_captions
@@ -399,7 +403,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     if options.json:
         inputs = Path(options.model), Path(options.data or options.model)
         refuse_to_replace(options.json, inputs, is_evaluation)
-    model = DistilCLIP.from_pretrained(options.model)
+    model = load_model(options.model)
     data, reading = data_to_evaluate(options)
     if options.json:
         refuse_to_replace(options.json, [Path(data)], is_evaluation)

@@ -3,8 +3,8 @@
 `DistilCLIP` reads captions with `transformers`, which takes longer to import than a
 search takes. Here the same files are read without it: the image side is our own
 ViT, and the text encoder's layers are computed from its tensors. A model that
-cannot be read in this way is read by `DistilCLIP`, which also says what is wrong
-with it.
+cannot be read in this way, such as OpenAI's CLIP, is read by `load_model`, which
+also says what is wrong with it.
 """
 
 from __future__ import annotations
@@ -74,13 +74,13 @@ UNREADABLE = (
 def load_search_model(name: str) -> Any:
     """The model in a folder, "emoji", or the Hub's, ready to encode.
 
-    Raises what `DistilCLIP.from_pretrained` raises.
+    Raises what `load_model` raises.
     """
     with contextlib.suppress(*UNREADABLE):
         return SearchModel(EMOJI_MODEL if name == "emoji" else name)
-    from distilclip.model import DistilCLIP
+    from distilclip.pretrained import load_model
 
-    return DistilCLIP.from_pretrained(name)
+    return load_model(name)
 
 
 class SearchModel(nn.Module):

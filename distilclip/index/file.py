@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from distilclip.storage.pictures import PIXELS_VERSION
+from distilclip.storage.pictures import PIXELS_VERSION, PictureSize
 from distilclip.storage.weights import save_tensors
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ def image_side_key(model: DistilCLIP) -> str:
     config = model.config
     settings = [asdict(config.vision), config.image_pool, config.projection_norm]
     settings += [config.image_mean, config.image_std, PIXELS_VERSION]
+    size = config.vision.image_size
+    if isinstance(size, PictureSize):  # of a checkpoint with a way of its own
+        settings.append([size.way, size.edge, size.resample])
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         if name.startswith(("vision.", "image_projection.")):

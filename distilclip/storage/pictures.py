@@ -95,6 +95,40 @@ NO_PICTURES = {
 }
 
 
+class PictureSize(int):
+    """The side of a square in pixels, and another way to it than `square` has.
+
+    With `way` "shortest" the shorter side is resized to `edge` pixels, and the
+    middle is cut out; with "squash" both sides are, whatever the shape, and what is
+    beyond this size is cut off at the right and below. `resample` is Pillow's
+    number of a filter. It is a number like any other, so that it goes wherever a
+    size is asked for.
+    """
+
+    way: str
+    edge: int
+    resample: int
+
+    def __new__(
+        cls, side: int, way: str = "shortest", edge: int = 0, resample: int = 3
+    ):
+        size = super().__new__(cls, side)
+        size.way, size.edge, size.resample = way, edge or side, resample
+        return size
+
+    def cut(self, image: Image.Image) -> Image.Image:
+        """An RGB image brought to this size, as `transformers` does it."""
+        left, top, target = 0, 0, (self.edge, self.edge)
+        if self.way == "shortest":
+            short, long = sorted(image.size)
+            longer = int(self.edge * long / short)
+            upright = image.width == short
+            target = (self.edge, longer) if upright else (longer, self.edge)
+            left, top = (target[0] - self) // 2, (target[1] - self) // 2
+        image = image.resize(target, Image.Resampling(self.resample))
+        return image.crop((left, top, left + self, top + self))
+
+
 class FoundPictures(NamedTuple):
     """What `find_pictures` has found in a folder.
 
@@ -262,7 +296,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def square(image: Image.Image, size: int) -> Image.Image:
-    """The middle square of an image, resized to `size` pixels."""
+    """The middle square of an image, resized to `size` pixels.
+
+    Where `size` is a `PictureSize`, in its way.
+    """
+    if isinstance(size, PictureSize):
+        return size.cut(to_rgb(image))
     return ImageOps.fit(to_rgb(image), (size, size), Image.Resampling.BICUBIC)
 
 
