@@ -24,11 +24,11 @@ from distilclip.storage.clip_files import (
     clip_kind,
     load_clip_tokenizer,
     load_transformers_clip,
-    our_vision_tensors,
+    our_tensors,
     picture_size,
     pixel_constants,
     read_preprocessing,
-    their_vision_tensors,
+    their_tensors,
     vision_settings,
 )
 from distilclip.storage.files import write_text
@@ -36,11 +36,6 @@ from distilclip.storage.weights import save_tensors, save_tokenizer
 from distilclip.storage.words import warn_of_unread
 from distilclip.text import check_text
 from distilclip.vit import MLP, ViT, ViTConfig
-
-PROJECTIONS = {  # of a CLIP, by our names and by theirs
-    "image_projection.linear.weight": "visual_projection",
-    "text_projection.linear.weight": "text_projection",
-}
 
 
 @dataclass
@@ -263,23 +258,9 @@ class PretrainedCLIP(DistilCLIP):
         with torch.device("meta"):  # the weights come from the checkpoint
             tower = VisionTower(vision)
         model = cls(config, CaptionTower(text, tokenizer, kind), tower)
-        return model.take(theirs).eval()
-
-    @torch.no_grad()
-    def take(self, theirs: Any) -> "PretrainedCLIP":
-        """Take the weights of a model of `transformers`, but for its text tower."""
-        depth, kind = self.config.vision.depth, self.config.kind
-        tower = theirs.vision_model.state_dict()
-        tower = our_vision_tensors(tower, kind, depth)
-        self.vision.load_state_dict(tower, assign=True)
-        tensors = {"log_logit_scale": theirs.logit_scale.squeeze()}
-        if kind == "clip":
-            for ours, name in PROJECTIONS.items():
-                tensors[ours] = getattr(theirs, name).weight
-        else:
-            tensors["logit_bias"] = theirs.logit_bias.squeeze()
-        self.load_state_dict(tensors, strict=False)
-        return self
+        tensors = our_tensors(theirs.state_dict(), kind, vision.depth)
+        model.load_state_dict(tensors, assign=True)
+        return model.eval()
 
     def save_pretrained(
         self, folder: str | Path, text_weights: bool = True
@@ -293,34 +274,15 @@ class PretrainedCLIP(DistilCLIP):
             raise ValueError("The text tower of a CLIP cannot be left out.")
         folder, config = Path(folder), self.config
         folder.mkdir(parents=True, exist_ok=True)
-        save_tensors(
-            self.their_tensors(), folder / "model.safetensors", {"format": "pt"}
-        )
+        shape = config.kind, config.vision.depth, config.vision.patch_size
+        tensors = their_tensors(self.state_dict(), *shape)
+        save_tensors(tensors, folder / "model.safetensors", {"format": "pt"})
         save_tokenizer(self.text.tokenizer, folder)
         for name, said in (
             ("config.json", config.checkpoint),
             ("preprocessor_config.json", config.preprocessing),
         ):
             write_text(folder / name, json.dumps(said, indent=2))
-
-    def their_tensors(self) -> dict[str, Tensor]:
-        """All tensors under the names that `transformers` has for them."""
-        vision, kind = self.config.vision, self.config.kind
-        tower = their_vision_tensors(
-            self.vision.state_dict(), kind, vision.depth, vision.patch_size
-        )
-        tensors = {f"vision_model.{name}": t for name, t in tower.items()}
-        text = self.text.model.state_dict().items()
-        tensors |= {f"text_model.{name}": t for name, t in text}
-        if kind == "clip":
-            ours = self.state_dict()
-            tensors["logit_scale"] = self.log_logit_scale
-            for name, their_name in PROJECTIONS.items():
-                tensors[f"{their_name}.weight"] = ours[name]
-        else:
-            tensors["logit_scale"] = self.log_logit_scale.view(1)
-            tensors["logit_bias"] = self.logit_bias.view(1)
-        return tensors
 
 
 def load_model(name: str | Path) -> DistilCLIP:

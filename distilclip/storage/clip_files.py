@@ -47,6 +47,10 @@ OF_THE_POOL = {
     "pool.mlp.up": "head.mlp.fc1",
     "pool.mlp.down": "head.mlp.fc2",
 }
+PROJECTIONS = {  # of a CLIP; a SigLIP's towers end in the shared space
+    "image_projection.linear.weight": "visual_projection.weight",
+    "text_projection.linear.weight": "text_projection.weight",
+}
 
 
 def clip_kind(path_or_hub_id: str | Path) -> str:
@@ -224,6 +228,49 @@ def their_vision_tensors(
             for part, tensor in zip(QKV, whole.chunk(3), strict=True):
                 theirs[f"{place}.{part}.{end}"] = tensor
     return theirs
+
+
+def our_tensors(
+    theirs: dict[str, Tensor], kind: str, depth: int
+) -> dict[str, Tensor]:
+    """All tensors of a checkpoint under the names of a `PretrainedCLIP`."""
+    ours = {"log_logit_scale": theirs["logit_scale"].view(())}
+    towers: dict[str, dict[str, Tensor]] = {"vision_model.": {}, "text_model.": {}}
+    for prefix, tower in towers.items():
+        for name, tensor in theirs.items():
+            if name.startswith(prefix):
+                tower[name.removeprefix(prefix)] = tensor
+    vision = our_vision_tensors(towers["vision_model."], kind, depth)
+    ours |= {f"vision.{name}": tensor for name, tensor in vision.items()}
+    text = towers["text_model."].items()
+    ours |= {f"text.model.{name}": tensor for name, tensor in text}
+    bias = theirs.get("logit_bias", torch.zeros(()))  # CLIP has none
+    ours["logit_bias"] = bias.view(())
+    names = PROJECTIONS if kind == "clip" else {}
+    return ours | {name: theirs[their_name] for name, their_name in names.items()}
+
+
+def their_tensors(
+    ours: dict[str, Tensor], kind: str, depth: int, patch_size: int
+) -> dict[str, Tensor]:
+    """The way back from `our_tensors`."""
+    vision = {
+        name.removeprefix("vision."): tensor
+        for name, tensor in ours.items()
+        if name.startswith("vision.")
+    }
+    vision = their_vision_tensors(vision, kind, depth, patch_size)
+    theirs = {f"vision_model.{name}": tensor for name, tensor in vision.items()}
+    theirs |= {
+        name.replace("text.model.", "text_model.", 1): tensor
+        for name, tensor in ours.items()
+        if name.startswith("text.model.")
+    }
+    theirs["logit_scale"] = ours["log_logit_scale"]
+    if kind == "clip":
+        return theirs | {name: ours[n] for n, name in PROJECTIONS.items()}
+    theirs["logit_scale"] = ours["log_logit_scale"].view(1)
+    return theirs | {"logit_bias": ours["logit_bias"].view(1)}
 
 
 def read_preprocessing(path_or_hub_id: str | Path) -> dict[str, Any]:

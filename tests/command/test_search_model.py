@@ -105,7 +105,7 @@ def test_what_is_not_read_in_this_way_is_read_by_the_whole_model(tokenizer, tmp_
 
 @pytest.mark.parametrize(
     "changes",
-    [{"embed_dim": 17}, {"unknown": 1}, {"image_pool": "max"}, {"model_type": "clip"}],
+    [{"embed_dim": 17}, {"unknown": 1}, {"image_pool": "max"}, {"model_type": "bert"}],
 )
 def test_the_same_is_refused_in_the_same_words(saved, changes):
     file = saved / "config.json"
