@@ -46,6 +46,7 @@ CHAPTERS = {  # module: the notebook that builds it, in the order of the book
     "scale": "11_scale",
     "share": "12_share",
     "export": "13_export",
+    "pretrained": "14_pretrained",
 }
 EXTRAS = {"13_export": "[onnx]"}  # what a notebook needs besides the package's own requirements
 LINKED = (

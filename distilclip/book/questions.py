@@ -1294,6 +1294,54 @@ def embedding_share(answer: Callable) -> None:
         same(found, words / whole, f"a vocabulary of {sizes[0]}", mistakes)
 
 
+# --- 14. Pretrained ---
+
+
+def count_clip_vision(answer: Callable) -> None:
+    """Exercise 14.1: what a tower weighs."""
+    for side, patch, dim, depth in ((224, 32, 768, 12), (48, 12, 64, 3)):
+        config = ViTConfig(side, patch, dim=dim, depth=depth, num_heads=4)
+        with torch.device("meta"):
+            whole = size_of(ViT(config)) - dim + 2 * dim  # no patch bias, a norm
+        mistakes = {
+            "the patches have no bias.": whole + dim,
+            "there is a norm before the first block, too.": whole - 2 * dim,
+            "a norm has a weight and a bias.": whole - dim,
+            "[CLS] has a position, too.": whole - dim,
+        }
+        where = f"{side} pixels in patches of {patch}, width {dim}"
+        same(ask(answer, side, patch, dim, depth), whole, where, mistakes)
+
+
+def unseen_share(answer: Callable) -> None:
+    """Exercise 14.2: the rim."""
+    for side, patch in ((384, 14), (224, 32), (100, 30)):
+        seen = side // patch * patch / side
+        mistakes = {
+            "this is the share of a side, not of the square.": 1 - seen,
+            "this is what it does see.": seen**2,
+            "a share, not per cent.": 100 * (1 - seen**2),
+        }
+        where = f"{side} pixels in patches of {patch}"
+        same(float(ask(answer, side, patch)), 1 - seen**2, where, mistakes)
+
+
+def pair_probabilities(answer: Callable) -> None:
+    """Exercise 14.3: one picture, one sentence."""
+    for scale, bias in ((10.0, -10.0), (4.0, 1.0)):
+        images = F.normalize(numbers(3, 8, seed=1), dim=-1)
+        texts = F.normalize(numbers(5, 8, seed=2), dim=-1)
+        logits = scale * images @ texts.T + bias
+        mistakes = {
+            "these are the logits.": logits,
+            "a softmax needs rivals; a pair stands alone.": logits.softmax(dim=1),
+            "the bias is missing.": (logits - bias).sigmoid(),
+            "the bias is added, not subtracted.": (logits - 2 * bias).sigmoid(),
+        }
+        found = ask(answer, images, texts, scale, bias)
+        same(found, logits.sigmoid(), f"scale {scale}, bias {bias}", mistakes)
+
+
 QUESTIONS: dict[str, Callable[..., None]] = {
     "1.1": count_tokens,
     "1.2": find_neighbours,
@@ -1344,4 +1392,7 @@ QUESTIONS: dict[str, Callable[..., None]] = {
     "13.1": bytes_of_matrix,
     "13.2": quantised,
     "13.3": embedding_share,
+    "14.1": count_clip_vision,
+    "14.2": unseen_share,
+    "14.3": pair_probabilities,
 }
