@@ -154,6 +154,12 @@ def own_block(images, texts, scale, rank, world):
     return contrastive_loss(images[mine], texts[mine], scale)
 
 
+def clip_vision(side, patch, dim, depth):
+    """The right answer of 14.1."""
+    front = 3 * patch**2 * dim + dim + ((side // patch) ** 2 + 1) * dim
+    return front + depth * (12 * dim * dim + 13 * dim) + 4 * dim
+
+
 def always_eight_bits(matrix, bits):
     scale = abs(matrix).max(axis=0) / 127
     return (matrix / scale).round() * scale
@@ -243,6 +249,12 @@ WRONG = [
     ("13.2", lambda matrix, bits: matrix, "nothing is rounded"),
     ("13.3", lambda e: size_of(e.model.embeddings) / size_of(e), "positions and norm are no words"),
     ("13.3", lambda e: size_of(e.model.embeddings.word_embeddings), "a number of parameters"),
+    ("14.1", lambda s, p, d, n: clip_vision(s, p, d, n) + d, "the patches have no bias"),
+    ("14.1", lambda s, p, d, n: clip_vision(s, p, d, n) - 2 * d, "before the first block"),
+    ("14.2", lambda side, patch: 1 - side // patch * patch / side, "of a side, not of the square"),
+    ("14.2", lambda side, patch: (side // patch * patch / side) ** 2, "what it does see"),
+    ("14.3", lambda i, t, scale, bias: scale * i @ t.T + bias, "these are the logits"),
+    ("14.3", lambda i, t, scale, bias: (scale * i @ t.T).sigmoid(), "the bias is missing"),
 ]
 
 
