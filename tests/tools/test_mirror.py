@@ -12,7 +12,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 ROOT = Path(__file__).parents[2]
 ADDRESS = "https://github.com/someone/Distil-CLIP"
 MODULES = ["patches", "attention", "vit", "text", "loss", "model", "data", "training"]
-MODULES += ["search", "explain", "scale", "share", "export"]
+MODULES += ["search", "explain", "scale", "share", "export", "pretrained"]
 IMPORT = "from distilclip.book.growing import add_to_class"
 
 GALLERY = '''
