@@ -119,6 +119,7 @@ def build_parser(arguments: list[str]) -> argparse.ArgumentParser:
     add_train(commands)
     add_evaluate(commands)
     add_search(commands, arguments)
+    add_serve(commands)
     return parser
 
 
@@ -321,20 +322,57 @@ def add_search(commands: argparse._SubParsersAction, arguments: list[str]) -> No
     search.add_argument(
         "--png", type=Path, metavar="FILE", help="write a contact sheet"
     )
-    search.add_argument(
+    add_indexing(search)
+    search.set_defaults(run=run_search, words=None)
+
+
+def add_serve(commands: argparse._SubParsersAction) -> None:
+    """The command `serve`: a page that searches."""
+    serve = commands.add_parser(
+        "serve",
+        help="search a folder in the browser, on this machine alone",
+        description="A page that searches the pictures of a folder: words, "
+        "thumbnails, more like this. It answers on 127.0.0.1 alone, at an address "
+        'that nobody can guess. Needs Flask: pip install "distilclip[serve]".',
+    )
+    serve.add_argument(
+        "model",
+        metavar="RUN",
+        nargs="?",
+        default="emoji",
+        help="folder of a run, emoji, or a Hub id (default: emoji)",
+    )
+    serve.add_argument(
+        "folder", metavar="FOLDER", type=Path, help="where the pictures are"
+    )
+    serve.add_argument(
+        "--port",
+        type=int,
+        default=0,
+        help="where it answers (default: any port that is free)",
+    )
+    serve.add_argument(
+        "--open", action="store_true", help="open the page in the usual browser"
+    )
+    add_indexing(serve)
+    serve.set_defaults(run=run_serve)
+
+
+def add_indexing(parser: argparse.ArgumentParser) -> None:
+    """The options that say how the index of a folder comes about."""
+    parser.add_argument(
         "--skip-broken",
         action="store_true",
         help="leave out pictures that cannot be decoded",
     )
-    search.add_argument(
+    parser.add_argument(
         "--no-cache",
         action="store_true",
         help="embed everything now and keep nothing",
     )
-    search.add_argument(
+    parser.add_argument(
         "--rebuild", action="store_true", help="embed everything anew and keep it"
     )
-    search.set_defaults(run=run_search, words=None)
 
 
 def is_query(option: str) -> bool:
@@ -503,25 +541,10 @@ def run_search(options: argparse.Namespace) -> None:
     """Print the nearest pictures of a folder; write the galleries asked for."""
     check_search(options)
     from distilclip.command.gallery import write_gallery
-    from distilclip.command.index_cache import folder_index
 
     titles, model = queries_of(options), load_run(options.model)
     picture = options.image and load_query(options.image, model)
-    kept = folder_index(
-        model,
-        options.folder,
-        cache=not options.no_cache,
-        rebuild=options.rebuild,
-        skip_broken=options.skip_broken,
-    )
-    index = kept.index
-    tell(f"{printable(str(options.folder))}: {kept.done}.", sys.stderr)
-    if kept.problem:
-        tell(f"The index is not kept ({printable(kept.problem)}).", sys.stderr)
-    if index.skipped:
-        tell(f"Skipped {len(index.skipped)} that cannot be read:", sys.stderr)
-        for path, reason in index.skipped:
-            tell(f"  {printable(f'{path}: {reason}')}", sys.stderr)
+    index = index_of(options, model)
     for title in titles:
         query = picture or title
         if options.captions and not picture:
@@ -533,8 +556,60 @@ def run_search(options: argparse.Namespace) -> None:
         if len(titles) > 1 and not (options.files or options.json):
             print(f"{printable(title)}:")
         print_hits(title, hits, options)
+        if hits and not (picture or options.files or options.json):
+            say_how_far(index, query, hits[0], options)
     for file in filter(None, [options.html, options.png]):
         tell(f"Gallery: {printable(str(file))}")
+
+
+def index_of(options: argparse.Namespace, model):
+    """The index of the folder that is named; says how it came about."""
+    from distilclip.command.index_cache import folder_index
+
+    kept = folder_index(
+        model,
+        options.folder,
+        cache=not options.no_cache,
+        rebuild=options.rebuild,
+        skip_broken=options.skip_broken,
+    )
+    tell(f"{printable(str(options.folder))}: {kept.done}.", sys.stderr)
+    if kept.problem:
+        tell(f"The index is not kept ({printable(kept.problem)}).", sys.stderr)
+    if kept.index.skipped:
+        tell(f"Skipped {len(kept.index.skipped)} that cannot be read:", sys.stderr)
+        for path, reason in kept.index.skipped:
+            tell(f"  {printable(f'{path}: {reason}')}", sys.stderr)
+    return kept.index
+
+
+def run_serve(options: argparse.Namespace) -> int:
+    """Serve the page until Ctrl-C.
+
+    Raises ValueError where Flask is missing, OSError where a port is taken.
+    """
+    if not 0 <= options.port < 2**16:
+        raise ValueError(f"--port must be from 0 to 65535, got {options.port}.")
+    if not options.folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {options.folder}.")
+    from distilclip.command import serve
+
+    serve.check_framework()
+    index = index_of(options, load_run(options.model))
+    index.model.encode_text(
+        "a picture"
+    )  # what reads words is loaded before the page
+    server = serve.Server(index, options.folder)
+    listening, address = serve.listen(server, options.port)
+    tell(f"Open {address} (Ctrl-C ends it).")
+    if options.open:
+        import webbrowser
+
+        webbrowser.open(address)
+    with contextlib.suppress(KeyboardInterrupt):
+        listening.serve_forever()
+    listening.server_close()
+    return 0
 
 
 def queries_of(options: argparse.Namespace) -> list[str]:
@@ -580,6 +655,18 @@ def print_hits(query: str, hits: list, options: argparse.Namespace) -> None:
             print(printable(str(hit.path)))
         else:
             print(f"{rank:>3}  {hit.score:.3f}  {printable(str(hit.path))}")
+
+
+def say_how_far(index, query, hit, options: argparse.Namespace) -> None:
+    """Say how far the first stands out, where it is the query's own cosine."""
+    from distilclip.index.standing import standing
+
+    if not options.without:
+        tell(
+            f"The first stands {standing(index, query, hit.score):.1f} standard "
+            "deviations above this folder's mean cosine.",
+            sys.stderr,
+        )
 
 
 def in_known_words(query: str, model, source: str):
