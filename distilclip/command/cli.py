@@ -662,9 +662,12 @@ def say_how_far(index, query, hit, options: argparse.Namespace) -> None:
     from distilclip.index.standing import standing
 
     if not options.without:
+        words = isinstance(query, str)
+        vector = index.model.encode_text(query)[0].cpu() if words else query
+        apart = standing(index.embeds, vector, hit.score)
         tell(
-            f"The first stands {standing(index, query, hit.score):.1f} standard "
-            "deviations above this folder's mean cosine.",
+            f"The first stands {apart:.1f} standard deviations above this "
+            "folder's mean cosine.",
             sys.stderr,
         )
 

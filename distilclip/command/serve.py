@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from distilclip.index.standing import standing
 from distilclip.storage.pictures import thumbnail, why_undecodable
@@ -158,14 +157,15 @@ class Server:
             return [], ""
         rows = {name: row for row, name in enumerate(self.index.names)}
         with self.lock, torch.inference_mode():
-            query: str | Tensor = asked.q
-            if asked.like is not None:
+            if asked.like is None:
+                query = self.index.model.encode_text(asked.q)[0].cpu()
+            else:
                 query = self.index.embeds[asked.like]
             k = asked.k + (asked.like is not None)
             hits = self.index.search(query, k, asked.without or None)
             apart = None
             if asked.like is None and not asked.without:
-                apart = standing(self.index, asked.q, hits[0].score)
+                apart = standing(self.index.embeds, query, hits[0].score)
         shown = [hit for hit in hits if rows[hit.name] != asked.like][: asked.k]
         return [self.card(hit, rows[hit.name]) for hit in shown], describe(
             asked, self.index.names, apart

@@ -28,6 +28,7 @@ from distilclip.sources.listed import (
 from distilclip.sources.skipping import refuse_or_skip
 from distilclip.sources.splits import SPLIT_WORDS, split_name, split_of_folder
 from distilclip.storage.files import is_file, is_folder, read_utf8
+from distilclip.storage.pictures import find_pictures
 
 # Its files, by their names; and what others call files of the same kind
 COCO = re.compile(r"captions_([a-z]*?)_?(\d*)\.json", re.IGNORECASE)
@@ -181,6 +182,24 @@ def read_coco(path: Path, asked: Asked) -> Iterator[Entry]:
         several.append(pictures_of(file, source, splits[file]))
         yield from read_coco_file(file, several[-1], splits[file], asked)
     report_unlisted(several, ", ".join(map(str, files)))
+    report_uncovered(several, source)
+
+
+def report_uncovered(several: list[ListedPictures], source: Path) -> None:
+    """Say which folders of splits no file of captions names a picture of."""
+    covered = {
+        os.path.join(pictures.place.root, image_id)
+        for pictures in several
+        for ids in pictures.found.values()
+        for image_id in ids
+    }
+    for place in children_of(source) if source.is_dir() else ():
+        if is_folder(place) and split_of_folder(place.name):
+            inside = os.path.join(os.path.realpath(place), "")
+            if not any(path.startswith(inside) for path in covered):
+                names = list(find_pictures(place).pictures)
+                why = f"in {place}, which no file of captions names"
+                report_left_out(names, why)
 
 
 def split_of(file: Path, source: Path) -> str:

@@ -4,14 +4,16 @@ A column goes by its name, whatever its case, or is named by the user. Where two
 have an equal claim, the user is asked.
 """
 
+import itertools
 import re
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from distilclip.sources.entries import Asked
 from distilclip.sources.skipping import LOG
-from distilclip.sources.splits import SPLIT_WORDS, looks_like_split
+from distilclip.sources.splits import SPLITS, looks_like_split, split_name
 
 # In each list a name of an earlier line comes before one of a later line; names of
 # one line have an equal claim. A blank, a hyphen or a capital in the middle counts
@@ -36,6 +38,18 @@ CAPTION_COLUMNS = (
         *("prompt", "raw", "txt"),
     ),
 )
+# What people call a column that says the split, besides split
+SPLIT_COLUMNS = {
+    "set",
+    "subset",
+    "partition",
+    "part",
+    "usage",
+    "phase",
+    "fold",
+    "folds",
+}
+SPLIT_COLUMNS |= {"split_name", "data_split", "dataset_split", "split_set", "mode"}
 NUMBERED = re.compile(r"(caption|text|sentence|description)_?(\d+)")
 
 
@@ -116,27 +130,45 @@ def split_by_cells(
     Only columns that are not `taken` count. Says which one it is.
     """
     taken = set(taken)
-    first = next(iter(rows()), ())
     places = [
         place
-        for place, (name, cell) in enumerate(zip(names, first, strict=False))
+        for place, (name, cell) in enumerate(
+            zip(names, first_cells(rows), strict=False)
+        )
         if name not in taken and known_split(cell)
     ]
     if not places:
         report_unheeded([name for name in names if name not in taken], where)
         return ""
-    found: dict[int, set[str]] = {place: set() for place in places}
+    counts: dict[int, Counter[str]] = {place: Counter() for place in places}
     for cells in rows():
         for place in places:
-            found[place].add(known_split(cells[place]))
-    several = {names[n] for n, words in found.items() if len(words - {""}) > 1}
-    clear = {names[place] for place, words in found.items() if "" not in words}
-    split = the_only(sorted(several & clear), "the split", "split", str(where))
+            counts[place][known_split(cells[place])] += 1
+    several, mostly = set(), set()
+    for place, found in counts.items():
+        name, known = names[place], found.total() - found[""]
+        if not found[""] and (len(found) > 1 or plain(name) in SPLIT_COLUMNS):
+            several.add(name)
+        if 2 * known > found.total() and len(found) > 1:
+            mostly.add(name)
+    split = the_only(sorted(several), "the split", "split", str(where))
     if split:
         LOG.info("%s: the column %r says the split of each row.", where, split)
         return split
-    report_unheeded([n for n in names if n not in taken], where, several)
+    report_unheeded([n for n in names if n not in taken], where, mostly)
     return ""
+
+
+def first_cells(rows: Callable[[], Iterable[Sequence[object]]]) -> list[object]:
+    """Each column's first cell that is not blank, near the start of a table."""
+    found: list[object] = []
+    for cells in itertools.islice(rows(), 100):
+        found = found or [None] * len(cells)
+        found = [
+            cell if old is None or old == "" else old
+            for old, cell in zip(found, cells, strict=False)
+        ]
+    return found
 
 
 def report_unheeded(
@@ -144,7 +176,8 @@ def report_unheeded(
 ) -> None:
     """Warn of columns that may say the split, and are not heeded."""
     for name in names:
-        if name in certain or looks_like_split(plain(name)):
+        is_like = plain(name) in SPLIT_COLUMNS or looks_like_split(plain(name))
+        if name in certain or is_like:
             LOG.warning(
                 "%s: the column %r is not heeded. If its cells are the names of "
                 "splits, give it as --split-column, in Python split_column.",
@@ -154,8 +187,10 @@ def report_unheeded(
 
 def known_split(cell: object) -> str:
     """The split that a cell means, "" where it is no word for one."""
-    word = cell.strip().lower() if isinstance(cell, str) else ""
-    return SPLIT_WORDS.get(word, "")
+    if not isinstance(cell, str) or len(cell) > 40:
+        return ""
+    name = split_name(cell)
+    return name if name in SPLITS else ""
 
 
 def the_only(names: Sequence[str], what: str, option: str, where: str) -> str:

@@ -183,6 +183,8 @@ class Plan:
             return words.pop()
         part = self.part_of(name)
         if part in self.splits:
+            if self.words_below(name) - {self.splits[part]}:
+                raise ValueError(unclear_split((self.folder / name).parent))
             return self.splits[part]
         if not self.splits and not looks_like_split(part):
             return ""

@@ -4,6 +4,7 @@ They stay where they are. Only undecoded bytes are looked at, a batch at a time,
 what is joined or left out is left out by its row's number.
 """
 
+import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from distilclip.sources.columns import (
     find_column,
     known_split,
     listed,
+    report_unheeded,
     split_by_cells,
     the_only,
 )
@@ -42,9 +44,10 @@ from distilclip.sources.joining import (
 )
 from distilclip.sources.places import Place
 from distilclip.sources.skipping import refuse_or_skip, report_skipped
+from distilclip.sources.split_folders import splits_by_folder
 from distilclip.sources.splits import (
-    SPLIT_WORDS,
     SPLITS,
+    looks_like_split,
     split_name,
     with_all_splits,
 )
@@ -122,10 +125,7 @@ def load_memory(
     if isinstance(data, datasets.DatasetDict):
         return pairs_of_rows(data, name, asked, place)
     if isinstance(data, datasets.Dataset):
-        word = str(data.split or "").lower()
-        return pairs_of_rows(
-            {word if word in SPLIT_WORDS else "": data}, name, asked, place
-        )
+        return pairs_of_rows({split_of_data(data, name): data}, name, asked, place)
     if type(data).__name__ == "DataFrame" and hasattr(data, "columns"):
         return pairs_of_rows({"": rows_of_frame(data, asked)}, name, asked, place)
     if isinstance(data, datasets.IterableDataset | datasets.IterableDatasetDict):
@@ -139,6 +139,24 @@ def load_memory(
         "give a name, a path, a datasets.Dataset or DatasetDict, or a pandas "
         "DataFrame."
     )
+
+
+def split_of_data(data: Any, name: str) -> str:
+    """The split that a data set in memory says it is; "" for none, or for several.
+
+    `split="test[:50%]"` is a part of test. Raises ValueError for one whose name
+    begins as a split's does and is none, such as testA.
+    """
+    word = re.split(r"[\[(]", str(data.split or ""), maxsplit=1)[0]
+    if "+" in str(data.split or "") or not looks_like_split(word):
+        return ""
+    if split_name(word) not in SPLITS:
+        raise ValueError(
+            f"{name.capitalize()} is the split {word!r}, which does not say what "
+            "it is for: give a datasets.DatasetDict that calls it train, "
+            "validation or test."
+        )
+    return split_name(word)
 
 
 def rows_of_frame(frame: Any, asked: Asked) -> datasets.Dataset:
@@ -232,6 +250,8 @@ def pairs_of_rows(
         blanks |= {len(captions) + n: why for n, why in without.items() if found[n]}
         captions += [texts[n] if found[n] else None for n in range(len(rows))]
         words += words_of_rows(rows, columns[split], split)
+    if not any(words):
+        words = splits_by_folder(names_of_files(images), name)
     firsts = first_alike(keys_of_rows(images))
     ids = ids_of_rows(firsts, list(plain), images)
     if asked.skipped is not None:
@@ -283,6 +303,9 @@ def columns_of_rows(
     kinds = [c for c in names if c not in taken and may_say_split(rows, c)]
     words = [words_in(rows, column) for column in kinds]
     split = split_by_cells(kinds, (), lambda: zip(*words, strict=True), str(name))
+    if not split:
+        rest = [c for c in names if c not in (*taken, *kinds)]
+        report_unheeded(rest, str(name))
     return columns._replace(split=split)
 
 
@@ -459,6 +482,19 @@ def image_chunks(
             path = pc.struct_field(chunk, "path")  # type: ignore[attr-defined]
             yield start, content, path
             start += len(chunk)
+
+
+def names_of_files(images: Sequence[datasets.Dataset]) -> list[str]:
+    """The file that each row names instead of holding a picture, "" for others."""
+    names: list[str] = []
+    for image in images:
+        for _, content, path in image_chunks(image):
+            held = ~is_null(content)
+            found = path.to_pylist()
+            names += [
+                "" if h else n or "" for h, n in zip(held, found, strict=True)
+            ]
+    return names
 
 
 def is_null(array: pa.Array) -> np.ndarray:

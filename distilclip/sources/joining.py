@@ -16,6 +16,7 @@ import datasets
 
 from distilclip.sources.entries import Asked, Entry, rows_of
 from distilclip.sources.skipping import LOG, refuse_or_skip, report_skipped
+from distilclip.sources.split_folders import with_folders
 from distilclip.sources.splits import (
     SPLITS,
     split_name,
@@ -37,6 +38,7 @@ def pairs_of(
     Raises ValueError where nothing is left, or where some pictures have a split and
     others have none.
     """
+    entries = with_folders(entries, name)
     first: list[Entry] = []
     blanks: list[tuple[int, str]] = []
     rows: list[tuple[int, list[str], str]] = []  # picture, captions, split

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import datasets
@@ -13,11 +13,13 @@ from distilclip.sources.columns import IMAGE_COLUMNS, best_named, listed
 from distilclip.sources.entries import Asked
 from distilclip.sources.hub import UNREADABLE, pairs_of_rows, unreadable
 from distilclip.sources.places import Place
+from distilclip.sources.skipping import LOG
 from distilclip.sources.splits import SPLIT_WORDS, split_of_folder
 from distilclip.storage.files import is_folder
 from distilclip.storage.pictures import find_pictures
 
 SHARD = re.compile(r"(.+?)-\d+-of-\d+")
+NUMBERED_SHARD = re.compile(r"(.+?)-(\d+)-of-(\d+)")
 NUMBER = re.compile(r"[-_.]?\d+$")
 
 
@@ -142,6 +144,7 @@ def files_by_split(files: list[Path], folder: Path) -> dict[str, list[Path]]:
         for parent in file.relative_to(folder).parts[-2::-1]:
             split = split or (parent if split_of_folder(parent) else "")
         found.setdefault(split, []).append(file)
+    report_missing_shards(files, folder)
     if "" in found and len(found) > 1:
         names = listed(file.relative_to(folder).as_posix() for file in found[""])
         raise ValueError(
@@ -149,6 +152,26 @@ def files_by_split(files: list[Path], folder: Path) -> dict[str, list[Path]]:
             f"{names}. Rename these, or move them elsewhere."
         )
     return found
+
+
+def report_missing_shards(files: Iterable[Path], folder: Path) -> None:
+    """Say which shards are not there, by the number that the others' names give."""
+    there: dict[tuple[Path, str, int], set[int]] = {}
+    for file in files:
+        if match := NUMBERED_SHARD.fullmatch(file.stem):
+            of = (file.parent, match[1], int(match[3]))
+            there.setdefault(of, set()).add(int(match[2]))
+    for (place, name, count), numbers in there.items():
+        if missing := count - len(numbers):
+            LOG.warning(
+                "%s: by the names of the others, %d of the %d parts of %s missing.",
+                *(
+                    place,
+                    missing,
+                    count,
+                    f"{name} {'is' if missing == 1 else 'are'}",
+                ),
+            )
 
 
 def split_of_file(file: Path) -> str:

@@ -18,10 +18,10 @@ from distilclip.sources import (
 from distilclip.sources.emoji import load_emoji
 from distilclip.sources.entries import Asked, Entry
 from distilclip.sources.joining import pairs_of
+from distilclip.sources.listed import split_word_in
 from distilclip.sources.places import Place, check_containers
 from distilclip.sources.scenes import load_scenes
-from distilclip.sources.split_lists import with_lists
-from distilclip.sources.splits import SPLIT_WORDS
+from distilclip.sources.split_lists import warn_of_unread, with_lists
 from distilclip.sources.summary import report
 from distilclip.sources.tables import TEXT_TABLES, read_table
 
@@ -60,6 +60,8 @@ def load_path(path: Path, asked: Asked) -> datasets.DatasetDict:
     for recognises, read in READERS:
         if recognises(path):
             entries = with_lists(read(path, asked), path, asked)
+            if read in (flickr.read_tokens, flickr.read_table):
+                warn_of_unread(path)
             return pairs_of(entries, path, asked)
     raise ValueError(
         f"{path} is a file of a kind that is not read: give a folder, or a table "
@@ -86,7 +88,7 @@ def is_table(path: Path) -> bool:
 
 def read_named_table(file: Path, asked: Asked) -> Iterable[Entry]:
     """The entries of a table that the user has named, `test.csv` being a split."""
-    word = file.stem if file.stem.lower() in SPLIT_WORDS else ""
+    word = split_word_in(file.stem)
     for entry in read_table(file, Place(file.parent, anywhere=True), asked):
         yield entry._replace(split=entry.split or word)
 

@@ -4,6 +4,7 @@ They may lie beside the pictures of any layout. A line names a picture by its pa
 by the end of it, or without its suffix.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -19,10 +20,27 @@ from distilclip.sources.listed import (
 from distilclip.sources.places import shortened
 from distilclip.sources.skipping import LOG, refuse_or_skip
 from distilclip.sources.splits import split_name
-from distilclip.storage.files import read_utf8
+from distilclip.storage.files import is_file, read_utf8
 
 PLACES = (".", "splits", "split", "lists", "annotations")
 PLACES += ("ImageSets", "ImageSets/Main")
+UNREAD = (
+    "split",
+    "splits",
+    "train_test_split",
+    "train_val_test_split",
+    "partition",
+)
+UNREAD_SUFFIXES = (
+    ".csv",
+    ".tsv",
+    ".json",
+    ".jsonl",
+    ".txt",
+    ".mat",
+    ".npy",
+    ".pkl",
+)
 SUFFIXES = (".txt", ".lst", ".list")
 
 
@@ -78,6 +96,24 @@ def with_lists(
         rest = "train" if words else ""
         yield entry._replace(split=entry.split or word or rest)
     report_left_out(left, f"which no list of a split in {source} names")
+
+
+def warn_of_unread(source: Path) -> None:
+    """Warn of files that may say the splits, and are of no kind that is read."""
+    source, lists = inner(source), find_lists(source)
+    for place in folders_called(source, PLACES) if source.is_dir() else ():
+        for file in children_of(place):
+            if file in lists:
+                continue
+            stem = re.sub(r"[\s_-]+", "_", file.stem.lower())
+            is_like = stem in UNREAD or split_word_in(file.stem)
+            if file.suffix.lower() in UNREAD_SUFFIXES and is_like and is_file(file):
+                LOG.warning(
+                    "%s is not read. If it says which pictures lie in which split, "
+                    "write a list of their names for each, train.txt, val.txt and "
+                    "test.txt, or a column called split.",
+                    file,
+                )
 
 
 def read_list(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
+from os.path import dirname
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,12 +23,14 @@ from datasets.table import InMemoryTable
 
 from distilclip.sources import parquet, tars
 from distilclip.sources.captions import captions_of_cells
-from distilclip.sources.columns import Columns
+from distilclip.sources.columns import Columns, split_by_cells
 from distilclip.sources.entries import Asked, Entry
 from distilclip.sources.hub import (
     UNDECODED,
     UNREADABLE,
     columns_of_rows,
+    may_say_split,
+    split_of_data,
     unreadable,
 )
 from distilclip.sources.joining import digest, pairs_of
@@ -39,7 +42,8 @@ from distilclip.sources.recognise import (
     is_parquet_folder,
 )
 from distilclip.sources.skipping import LOG, refuse_or_skip
-from distilclip.sources.splits import SPLIT_WORDS, split_name
+from distilclip.sources.split_folders import split_within
+from distilclip.sources.splits import SPLITS, split_name
 from distilclip.storage.hub import looks_like_hub_id, offline_without_network
 
 ARCHIVES = ("zip://", "tar://", "gzip://")  # as `datasets` names what is in them
@@ -162,8 +166,7 @@ def open_stream(source: Any, asked: Asked) -> Stream:
     Raises ValueError for what is no stream, FileNotFoundError where there is none.
     """
     if isinstance(source, datasets.IterableDataset):
-        word = str(source.split or "").lower()
-        splits = {word if word in SPLIT_WORDS else "train": source}
+        splits = {split_of_data(source, "the data given") or "train": source}
         return stream_of_rows(splits, "the data given", asked)
     if isinstance(source, datasets.IterableDatasetDict):
         return stream_of_rows(source, "the data given", asked)
@@ -228,7 +231,7 @@ def stream_of_tars(path: Path, asked: Asked) -> Stream:
         )
     splits = by_split(files)
     shards = {
-        split: [partial(open_tar, file, asked) for file in some]
+        split: [partial(open_tar, file, asked, split) for file in some]
         for split, some in splits.items()
     }
     return Stream(
@@ -240,8 +243,11 @@ def stream_of_tars(path: Path, asked: Asked) -> Stream:
     )
 
 
-def open_tar(file: Path, asked: Asked) -> Shard:
-    """A tar of WebDataset, to be read from any sample on."""
+def open_tar(file: Path, asked: Asked, split: str) -> Shard:
+    """A tar of WebDataset, to be read from any sample on.
+
+    What it holds must not belong to another split than its own name says.
+    """
 
     def read(start: int) -> Iterator[tuple[int, Row]]:
         tally = tars.Tally(file.parent)
@@ -249,6 +255,13 @@ def open_tar(file: Path, asked: Asked) -> Shard:
             entries = enumerate(tars.read_shard(file, "", asked, tally), start=1)
             for done, entry in islice(entries, start, None):
                 content = entry.image
+                word = entry.split or split_within(dirname(entry.image_id), file)
+                if word and split_name(word) != split:
+                    raise ValueError(
+                        f"{entry.image_id} in {file} belongs to the split {word}, "
+                        f"and its shard to {split}: leave out --streaming, or "
+                        "write each split to shards of its own."
+                    )
                 if isinstance(content, bytes):
                     name = f"{file.name}/{entry.image_id}"
                     yield done, row_of(content, entry.captions, name)
@@ -284,6 +297,7 @@ def stream_of_parquet(
         filled = [file for file in some if sizes[file]] or some
         head = datasets.Dataset(InMemoryTable(head_of_parquet(filled[0])))
         columns = streamed_columns(head, name, asked)
+        refuse_split_column(filled, head, columns, name)
         shards[split] = [partial(open_parquet, f, columns, asked) for f in some]
     counts = {split: sum(sizes[f] for f in some) for split, some in splits.items()}
     return Stream(str(name), shards, counts, identity_of(splits, root))
@@ -310,11 +324,7 @@ def streamed_columns(
     """
     columns = columns_of_rows(head, name, asked)
     if columns.split:
-        raise ValueError(
-            f"{name} says in a column ({columns.split}) which split a row belongs "
-            "to, which can only be heeded with all rows at hand: leave out "
-            "--streaming, or write each split to shards of its own."
-        )
+        raise ValueError(says_split(columns.split, name))
     kind = head.features.arrow_schema.field(columns.image).type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         raise ValueError(
@@ -322,6 +332,45 @@ def streamed_columns(
             "not their bytes, so it cannot be streamed: leave out --streaming."
         )
     return columns
+
+
+def says_split(column: str, name: str | Path) -> str:
+    """The sentence for a stream whose rows lie in several splits."""
+    return (
+        f"{name} says in a column ({column}) which split a row belongs to, which "
+        "can only be heeded with all rows at hand: leave out --streaming, or write "
+        "each split to shards of its own."
+    )
+
+
+def refuse_split_column(
+    files: Iterable[Path],
+    head: datasets.Dataset,
+    columns: Columns,
+    name: str | Path,
+) -> None:
+    """Raise ValueError where a column of parquet files says the splits of rows.
+
+    All of its cells are looked at: the first rows may lie in one split.
+    """
+    taken = (columns.image, *columns.captions)
+    names = [
+        column
+        for column in head.column_names
+        if column not in taken and may_say_split(head, column)
+    ]
+    if not names:
+        return
+
+    def rows() -> Iterator[tuple[object, ...]]:
+        for file in files:
+            with pyarrow.parquet.ParquetFile(file) as opened:
+                for batch in opened.iter_batches(columns=names):
+                    there = [batch[column].to_pylist() for column in names]
+                    yield from zip(*there, strict=True)
+
+    if column := split_by_cells(names, (), rows, name):
+        raise ValueError(says_split(column, name))
 
 
 def open_parquet(file: Path, columns: Columns, asked: Asked) -> Shard:
@@ -469,7 +518,9 @@ def stream_of_rows(
     facts = []
     for word, rows in splits.items():
         split = split_name(word)
-        if split in ("train", "validation", "test"):
+        if split not in SPLITS:
+            LOG.warning("%s: the split %r is left out of the stream.", name, word)
+        else:
             opened, count = shards_of_rows(rows, name, asked)
             shards.setdefault(split, []).extend(opened)
             facts.append((split, len(opened), count))

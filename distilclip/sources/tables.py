@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import pyarrow.parquet
 
-from distilclip.sources.captions import captions_or_blank
+from distilclip.sources.captions import NO_VALUE, captions_or_blank
 from distilclip.sources.columns import (
     CAPTION_COLUMNS,
     IMAGE_COLUMNS,
@@ -76,7 +76,7 @@ def read_table(file: Path, place: Place, asked: Asked) -> Iterator[Entry]:
         except (ValueError, OSError) as error:
             refuse_or_skip(error, asked.skipped)
         else:
-            word = cells[split].strip() if split is not None else ""
+            word = word_of_split(cells[split]) if split is not None else ""
             yield Entry(found[0], captions, found[1], word, blank)
 
 
@@ -167,7 +167,9 @@ def split_of_records(
         return ""
     if columns.split:
         return ""
-    names = list(first)
+    names = list(
+        dict.fromkeys(k for _, r in records() if isinstance(r, dict) for k in r)
+    )
 
     def rows() -> Iterator[list[object]]:
         return (
@@ -193,7 +195,8 @@ def lenient(asked: Asked, keys: Iterable[str]) -> Asked:
 
 def word_of_split(word: object) -> str:
     """A cell's word for the split, "" where it is blank."""
-    return "" if word is None or word != word else str(word).strip()
+    text = "" if word is None else str(word).strip()
+    return "" if text in NO_VALUE else text
 
 
 def cell_of_picture(cell: Any, where: str) -> str:

@@ -185,7 +185,8 @@ def read_shard(
                 if captions:
                     image = content_of(sample.picture)
                     image_id = tally.name_of(sample, shard)
-                    yield Entry(image, captions, image_id, split)
+                    word = split or split_in_json(sample, content_of)
+                    yield Entry(image, captions, image_id, word)
             if fault:
                 refuse_or_skip(ValueError(fault), asked.skipped)
     except (tarfile.TarError, EOFError) as error:
@@ -407,6 +408,16 @@ def read_captions(
     except (ValueError, OSError) as error:
         refuse_or_skip(error, asked.skipped)
         return []
+
+
+def split_in_json(sample: Sample, content_of: Callable[[str], bytes]) -> str:
+    """The word under `split` in what lies beside a picture as JSON, else ""."""
+    for name in sample.texts:
+        if name.lower().endswith(".json"):
+            value = decode_json(decode_text(content_of(name), name), name)
+            if isinstance(value, dict) and isinstance(value.get("split"), str):
+                return value["split"]
+    return ""
 
 
 def decode_text(content: bytes, where: str) -> str:
