@@ -1,13 +1,16 @@
 """What lies in a folder of a split belongs to it, whatever names the pictures."""
 
+import io
 import json
 import tarfile
 
+import datasets
 import pandas
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from shards import encoded
 
 from distilclip.data import load_pairs
 from distilclip.sources.entries import Entry
@@ -136,3 +139,115 @@ def test_the_folders_above_all_pictures_mean_nothing():
     paths = [f"/home/ada/test/{n}.png" for n in range(3)]
     given_ = [Entry(path, ["words"], path, "") for path in paths]
     assert not any(entry.split for entry in with_folders(given_, "elsewhere.csv"))
+
+
+# What else says a split, and what is missing
+
+
+def frame_of(count=12, **columns):
+    rows = [{"bytes": encoded(n), "path": None} for n in range(count)]
+    return pandas.DataFrame({"image": rows, "text": [f"thing {n}" for n in range(count)]} | columns)
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "tested"),
+    [
+        ("set", ["test"] * 12, 12),
+        ("subset", ["trn"] * 8 + ["tst"] * 4, 4),
+        ("anything", ["train2017"] * 8 + ["Test Set"] * 4, 4),
+        ("split", ["['train']"] * 8 + ["['test']"] * 4, 4),
+    ],
+)
+def test_words_in_a_column_are_splits(column, cells, tested, tmp_path):
+    frame_of(**{column: cells}).to_parquet(tmp_path / "x.parquet")
+    for source in (tmp_path, frame_of(**{column: cells})):
+        assert len(load_pairs(source)["test"]) == tested
+
+
+@pytest.mark.parametrize(
+    ("column", "cells"),
+    [
+        ("is_test", [False] * 8 + [True] * 4),
+        ("fold", list(range(12))),
+        ("Usage", ["Training"] * 8 + ["PublicTest"] * 4),
+        ("set", ["train"] * 8 + [None] * 4),
+    ],
+)
+def test_a_column_that_may_say_splits_is_named(column, cells, caplog):
+    load_pairs(frame_of(**{column: cells}))
+    assert f"the column {column!r} is not heeded" in caplog.text
+
+
+def test_a_split_in_memory_is_used_as_it_is_called():
+    rows = datasets.Dataset.from_pandas(frame_of())
+    rows.info.splits = None
+    for said, split in (("test[:50%]", "test"), ("validation", "validation")):
+        named = datasets.Dataset(rows.data, info=rows.info, split=datasets.NamedSplit(said))
+        assert load_pairs(named).keys() == {split}
+    named = datasets.Dataset(rows.data, info=rows.info, split=datasets.NamedSplit("testA"))
+    with pytest.raises(ValueError, match="'testA', which does not say what it is for"):
+        load_pairs(named)
+
+
+def test_a_missing_shard_is_said(tmp_path, caplog):
+    for number in (0, 2):
+        frame_of(6).iloc[number : number + 3].to_parquet(
+            tmp_path / f"train-0000{number}-of-00003.parquet"
+        )
+    load_pairs(tmp_path)
+    assert "1 of the 3 parts of train is missing" in caplog.text
+
+
+def test_a_split_beside_a_picture_in_a_shard_is_heeded(tmp_path):
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for number in range(9):
+            word = "test" if number > 5 else "train"
+            said = json.dumps({"caption": f"thing {number}", "split": word}).encode()
+            for name, content in ((f"{number}.png", encoded(number)), (f"{number}.json", said)):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    assert len(load_pairs(tmp_path)["test"]) == 3
+
+
+def test_files_that_may_say_splits_are_named(pictures, caplog):
+    source = in_kaggle_s_table(pictures)
+    (source / "train_test_split.txt").write_text("1 0\n")
+    (source / "splits.csv").write_text("image,split\n0.png,train\n")
+    load_pairs(source)
+    for name in ("train_test_split.txt", "splits.csv"):
+        assert f"{name} is not read" in caplog.text
+
+
+def test_a_folder_that_no_file_of_captions_names_is_said(pictures, caplog):
+    (pictures / "train").rename(pictures / "train2017")
+    (pictures / "test").rename(pictures / "test2017")
+    images = [{"id": n, "file_name": f"{n}.png"} for n in range(6)]
+    annotations = [{"id": n, "image_id": n, "caption": WORDS[n]} for n in range(6)]
+    content = json.dumps({"images": images, "annotations": annotations})
+    (pictures / "captions_train2017.json").write_text(content)
+    load_pairs(pictures)
+    assert "Left out 4 pictures" in caplog.text and "test2017, which no file" in caplog.text
+
+
+def test_hidden_folders_and_later_keys_change_nothing(pictures):
+    for number, (name, split) in enumerate(PLACES.items()):
+        (pictures / split / name).with_suffix(".txt").write_text(WORDS[number])
+    (pictures / ".eval").mkdir()
+    assert len(load_pairs(pictures)["test"]) == 4
+    records = [
+        {"image": f"{split}/{name}", "text": words} | ({"set": split} if n else {})
+        for n, ((name, split), words) in enumerate(zip(PLACES.items(), WORDS, strict=True))
+    ]
+    records[0]["set"] = ""
+    (pictures / "l.jsonl").write_text("\n".join(map(json.dumps, records[1:])))
+    assert len(load_pairs(pictures / "l.jsonl")["test"]) == 4
+
+
+def test_a_stream_refuses_a_column_of_splits_whatever_its_first_rows_say(tmp_path):
+    from distilclip.sources.entries import Asked
+    from distilclip.sources.streams import open_stream
+
+    frame_of(20, set=["train"] * 12 + ["test"] * 8).to_parquet(tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match=r"says in a column \(set\)"):
+        open_stream(tmp_path, Asked())
