@@ -6,6 +6,7 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import hypothesis
 import pytest
 import torch
 from PIL import Image, ImageDraw
@@ -18,6 +19,10 @@ from distilclip.runs.settings import TrainConfig
 from distilclip.storage.weights import find_text_weights
 from distilclip.text import TextEncoder
 from distilclip.vit import ViTConfig
+
+# A busy machine makes nothing wrong: no example is timed.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 # The files that take longest, which begin first: two workers then end at about the same time.
 LONGEST = [

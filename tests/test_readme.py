@@ -47,4 +47,6 @@ def test_every_command_is_understood(arguments):
 
 
 def test_there_are_commands_of_each_kind():
-    assert {arguments[0] for arguments in commands()} == {"train", "evaluate", "search"}
+    assert {arguments[0] for arguments in commands()} == {
+        *("train", "evaluate", "search", "serve"),
+    }
