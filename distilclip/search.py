@@ -689,7 +689,8 @@ class ImageIndex:
     def load(cls, model: DistilCLIP, file: str | Path) -> ImageIndex:
         """Read what `save` wrote; ValueError if damaged or another model's."""
         file = Path(file)
-        embeds, entries = read_index(file, image_side_key(model))
+        width = model.config.embed_dim
+        embeds, entries = read_index(file, image_side_key(model), width)
         folder = entries["folder"] and file.parent / entries["folder"]
         index = cls(model, entries["names"], embeds, folder)
         stamped = zip(index.names, entries["stamps"], strict=True)

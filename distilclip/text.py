@@ -10,17 +10,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import AutoConfig, BertModel, DistilBertConfig, DistilBertModel
+from transformers import BertModel, DistilBertConfig, DistilBertModel
 
 from distilclip.storage.hub import offline_without_network
 from distilclip.storage.weights import (
     explain_missing_text,
     find_text_weights,
     load_tokenizer,
-    quiet_transformers,
+    load_whole,
+    read_text_kind,
 )
 from distilclip.storage.words import warn_of_unread, with_known_words
 from distilclip.vit import evaluating
@@ -121,7 +121,7 @@ def check_text(text: str) -> str:
         text.encode()
     except UnicodeEncodeError:
         raise ValueError(
-            f"The text {text!a} holds half a character: no valid Unicode."
+            f"The text {text[:80]!a} holds half a character: no valid Unicode."
         ) from None
     return text
 
@@ -132,23 +132,16 @@ def load_distilbert(source: str) -> DistilBertModel:
     Reads safetensors only. Raises OSError where there is none, ValueError where it
     is another kind of model.
     """
-    kind = AutoConfig.from_pretrained(source, trust_remote_code=False).model_type
+    kind = read_text_kind(source)
     if kind not in ("distilbert", "bert"):
         raise ValueError(
             f"{source} holds a model of type {kind!r}; the text encoder must be a "
             "'distilbert' or a 'bert'."
         )
-    try:
-        with quiet_transformers():
-            if kind == "bert":
-                bert = BertModel.from_pretrained(
-                    source, use_safetensors=True, add_pooling_layer=False
-                )
-                return bert_to_distilbert(bert)
-            model = DistilBertModel.from_pretrained(source, use_safetensors=True)
-            return model.eval()
-    except SafetensorError as error:
-        raise ValueError(f"The weights in {source} are damaged: {error}.") from None
+    if kind == "bert":
+        bert = load_whole(BertModel, source, add_pooling_layer=False)
+        return bert_to_distilbert(bert)
+    return load_whole(DistilBertModel, source).eval()
 
 
 class GivenEmbeddings(nn.Module):
@@ -179,7 +172,13 @@ class TextEncoder(nn.Module):
         self.dim = model.config.dim
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        hidden = self.model(input_ids=input_ids, attention_mask=attention_mask)
+        try:
+            hidden = self.model(input_ids, attention_mask)
+        except IndexError:  # on a CPU; a GPU says it in its own way
+            raise ValueError(
+                "Token ids must be those of the tokenizer, from 0 to "
+                f"{self.model.config.vocab_size - 1}."
+            ) from None
         return pool_text(hidden.last_hidden_state, attention_mask, self.pool)
 
     def tokenize(

@@ -13,6 +13,7 @@ import logging
 import math
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -214,7 +215,10 @@ def choose_device(name: str) -> torch.device:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError("No CUDA device was found: use --device cpu.")
     try:
-        device = torch.device(name)
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # of names that were given up
+            device = torch.device(name)
     except RuntimeError:
         raise ValueError(
             f"Unknown device {name!r}: choose auto, cpu or cuda."

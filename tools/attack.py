@@ -20,6 +20,7 @@ no second machine, no Windows and no real power cut is tried.
 
 import argparse
 import contextlib
+import faulthandler
 import fcntl
 import gc
 import io
@@ -65,7 +66,7 @@ ASKING = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socke
 ASKING += ("urllib.Request", "http.client.connect", "ftplib.connect")
 # What no sentence for a person holds
 INSIDES = re.compile(
-    r"Traceback|0x[0-9a-f]{6}|object at|site-packages|<class|NoneType|not subscriptable|"
+    r"Traceback|0x[0-9a-f]{6}|object at|site-packages|<class|'NoneType'|not subscriptable|"
     r"not iterable|has no attribute|unexpected keyword|positional argument|unsupported operand|"
     r"invalid literal|not supported between|is not callable|unhashable|must be str, not|"
     r"argument of type|index out of (range|bounds)|KeyError|size mismatch for|codec can't"
@@ -119,9 +120,8 @@ def watch(report: Callable[[str], None], places: list[str], named: set[str]) -> 
                 is_writing = event in CHANGING or (event == "open" and writes(args))
                 paths = args[:2] if event in ("os.rename", "os.link", "shutil.move") else args[:1]
                 if not all(map(inside, paths)):
-                    report(
-                        f"{'changed' if is_writing else 'read'} outside: {event} {paths!r}"[:300]
-                    )
+                    what = f"{'changed' if is_writing else 'read'} outside: {event} {paths!r}"
+                    report(f"{what[:300]} ({way_of(traceback.extract_stack()[:-2])})")
             finally:
                 busy.now = False
 
@@ -146,7 +146,10 @@ def act(attack: Attack) -> int:
             return ended.code if isinstance(ended.code, int) else 1
     try:
         attack.call()
-    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+    except TypeError as error:  # as Python says to whoever calls a function wrongly
+        print(f"distilclip: error: {type(error).__name__} of Python.", file=sys.stderr)
+        return 1
+    except (ValueError, OSError, FloatingPointError) as error:
         from distilclip.command.cli import describe
 
         if "\n" in str(error):
@@ -168,6 +171,7 @@ def be_the_child(attack: Attack, room: Room, pipe: int) -> None:
         sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
         os.chdir(room.here)
         os.setpgid(0, 0)
+        faulthandler.register(signal.SIGUSR1, 2)
         limit_memory(attack.memory if attack.memory is not None else MEMORY)
         attack.prepare()
 
@@ -180,6 +184,8 @@ def be_the_child(attack: Attack, room: Room, pipe: int) -> None:
         sys.stdout.flush()
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else 1
+    except KeyboardInterrupt:  # before the command had begun
+        status = 130
     except BaseException as error:
         with contextlib.suppress(BaseException):
             os.write(pipe, f"traceback: {in_a_line(error)}\n".encode(errors="replace"))
@@ -191,9 +197,13 @@ def be_the_child(attack: Attack, room: Room, pipe: int) -> None:
 
 def in_a_line(error: BaseException) -> str:
     """An error and the last places that it came through."""
-    frames = traceback.extract_tb(error.__traceback__)[-6:]
-    way = " > ".join(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in frames)
+    way = way_of(traceback.extract_tb(error.__traceback__))
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]} ({way})"
+
+
+def way_of(frames: list[traceback.FrameSummary]) -> str:
+    """The last places of a way through code, in a line."""
+    return " > ".join(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in frames[-6:])
 
 
 def limit_memory(more: int) -> None:
@@ -222,6 +232,8 @@ def run(attack: Attack, room: Room, patience: float) -> Ending:
             os.kill(child, attack.signal)
             sent = True
         if seconds > patience:
+            os.kill(child, signal.SIGUSR1)  # it says where it is
+            time.sleep(0.2)
             break
         ended, code = os.waitpid(child, os.WNOHANG)
         if ended:
@@ -235,7 +247,8 @@ def run(attack: Attack, room: Room, patience: float) -> Ending:
         with contextlib.suppress(OSError):
             os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-    while select.select([reading], [], [], 0)[0] and (more := os.read(reading, 65536)):
+    # Until the last process that writes for it has ended
+    while select.select([reading], [], [], 5)[0] and (more := os.read(reading, 65536)):
         seen += more
     os.close(reading)
     texts = [text_of(room.place / name) for name in ("out.txt", "err.txt")]
@@ -305,6 +318,8 @@ def attempt(attack: Attack, room: Room, patience: float) -> tuple[list[str], End
     for path in differing(before, after):
         if any(path == each or path.startswith(f"{each}/") for each in outputs):
             continue
+        if ending.status == 0 and any(each.startswith(f"{path}/") for each in outputs):
+            continue  # a folder for what was to be written
         faults.append(f"{'an input changed' if path in before else 'left behind'}: {path}")
     is_killed = attack.signal == signal.SIGKILL
     for path in after.keys() | tree(room.home).keys():
@@ -312,7 +327,7 @@ def attempt(attack: Attack, room: Room, patience: float) -> tuple[list[str], End
             faults.append(f"an unfinished file was left: {path}")
     if (room.home / "was run").exists():
         faults.append("code of the input was run")
-    if not faults and attack.check:
+    if not faults and attack.check and ending.status == 0:
         faults += attack.check(ending)
     if not faults and attack.then:
         later, end = attempt(attack.then, room, patience)
@@ -324,7 +339,7 @@ def attempt(attack: Attack, room: Room, patience: float) -> tuple[list[str], End
 def judge(attack: Attack, ending: Ending) -> list[str]:
     """What is wrong with how an input ended."""
     if ending.status is None:
-        return ["hang"]
+        return [f"hang: {' '.join(ending.err.split())[-600:]}"]
     faults = list(ending.seen)
     said = ending.err + ending.out
     if PYTHONS.search(said):
@@ -341,9 +356,11 @@ def judge(attack: Attack, ending: Ending) -> list[str]:
     if attack.expect == "works":
         faults.append(f"refused: {ending.err.strip()[-300:]}")
     lines = [line for line in ending.err.splitlines() if line.strip()] or [""]
-    if status in (129, 130, 143) and attack.signal:
+    if status in (129, 130, 143) and (attack.signal or "Stopped at step" in lines[-1]):
         return faults
     match = re.fullmatch(r"distilclip(?: \w+)?: error: (.+)", lines[-1])
+    if attack.is_silent:  # where it was said, nobody can read it
+        return faults
     if not match or not is_sentence(match[1], by_argparse=status == 2):
         faults.append(f"no sentence (status {status}): {lines[-1][:400]}")
     return faults
@@ -353,8 +370,8 @@ def is_sentence(text: str, by_argparse: bool = False) -> bool:
     """Whether a message is one for a person: it ends, and has nothing of a program's insides."""
     if not 10 < len(text) < 1500 or INSIDES.search(text):
         return False
-    by_system = any(text.startswith(os.strerror(number)) for number in range(1, 134))
-    return by_argparse or by_system or text.endswith((".", ".)", "'", ")"))
+    of_a_file = re.match(r"[A-Z][^:]{8,60}: .", text)  # "No such file or directory: x"
+    return by_argparse or bool(of_a_file) or text.endswith((".", "?", "'", ")"))
 
 
 # All of them

@@ -6,6 +6,7 @@ of it where that is known. `CLASSES` has them by name.
 """
 
 import contextlib
+import importlib
 import io
 import json
 import os
@@ -60,7 +61,8 @@ class Attack:
 
     `arguments` are those of the command, unless there is a `call` of the package. `outputs` may be
     changed. `expect` is "works", "refused", or "" where either is right. `prepare` is done in the
-    process of the input, `check` afterwards, and then the input `then`. A `signal` comes after
+    process of the input, `check` after status 0, and then the input `then`. Where it `is_silent`,
+    nobody hears what is said. A `signal` comes after
     `moment` seconds; `memory` is what may be taken beyond what is there, in bytes.
     """
 
@@ -73,6 +75,7 @@ class Attack:
     prepare: Callable[[], object] = NOTHING
     check: Callable | None = None
     then: "Attack | None" = None
+    is_silent: bool = False
     signal: int = 0
     moment: float = 0.0
     memory: int | None = None
@@ -147,6 +150,8 @@ def build_base(base: Path, log: Path) -> None:
     """Make pictures, models, a run and a cache in a process of its own, for all rooms."""
     libraries = base.parent / "libraries"
     os.environ |= {"HF_HOME": str(libraries), "MPLCONFIGDIR": str(libraries)}
+    for name in ("training", "search", "command.search_model"):  # most, for both at once
+        importlib.import_module(f"distilclip.{name}")
     child = os.fork()
     if child == 0:
         status = 1
@@ -193,9 +198,6 @@ def fill_base(base: Path) -> None:
         found = [line for line in said.getvalue().splitlines() if "Gallery" not in line]
         (base / "found.txt").write_text("\n".join(found))
         shutil.copytree(room.home / "cache", base / "cache")
-    import distilclip.export
-    import distilclip.share  # noqa: F401
-
     ours = [n for n, module in sys.modules.items() if getattr(module, "__spec__", None)]
     (base / "modules.json").write_text(json.dumps([n for n in ours if n != "__main__"]))
     shutil.rmtree(room.place)
@@ -266,7 +268,7 @@ WORDINGS = [
     "-inf",
     "1e-9",
 ]
-WORDINGS += ["1_0", "0x10", "١", "x", "é", "💥", "a\nb", "a" * 300, "~nosuchuser/x", "..", "/", "."]
+WORDINGS += ["1_0", "0x10", "١", "x", "é", "💥", "a\nb", "a" * 300, "~nosuchuser/x", "..", "."]
 WORDINGS += ["1000000000", "99999999999999999999", "1e18", "True", "None", "--", "-", "%s", "{}"]
 WORDINGS += ["/dev/null", "\udcff", "\x1b[31m", "a,b", ",", ";", "tab", "\\t"]
 DEVICES = ["cuda", "cuda:0", "cuda:99", "cuda:-1", "mps", "xpu", "meta", "hpu", "vulkan", "mkldnn"]
@@ -590,6 +592,8 @@ def outputs(room: Room, draw: random.Random) -> Attack:
     data, run = room.copy("pictures"), room.copy("run")
     (data / "notes").mkdir()
     (data / "found.html").write_text("mine")
+    settings = json.loads((run / "train_config.json").read_text()) | {"data": str(data)}
+    (run / "train_config.json").write_text(json.dumps(settings))
     link = room.here / "link"
     target = draw.choice([*data.iterdir(), *run.iterdir(), data, run, room.here, data / "new"])
     link.symlink_to(target)
@@ -602,13 +606,13 @@ def outputs(room: Room, draw: random.Random) -> Attack:
         "start": [*room.train(data=data), "--out", name, "--start-from", run],
         "cache": [*room.train(data=data), "--cache", name],
         "json": ["evaluate", run, "--data", data, "--json", name],
-        "json of a split": ["evaluate", run, "--json", name],
+        "json of what was trained on": ["evaluate", run, "--json", name],
         "html": ["search", run, "a dog", data, "--html", name],
         "png": ["search", run, "a dog", data, "--png", name],
         "png of a query": ["search", run, data, "--image", data / "00.png", "--png", name],
     }
     kind = draw.choice(list(forms))
-    allowed = [*new, room.here / "run.new"]
+    allowed = [*new, *([] if os.path.lexists(name) else [Path(name)])]
     if kind in ("html",):
         allowed += [data / "found.html"]
     if kind in ("out", "start"):
@@ -705,7 +709,8 @@ def spoil_folder(room: Room, draw: random.Random, data: Path) -> str:
         split = data / draw.choice(["train", "val", "test", "images", "Images"])
         split.mkdir(exist_ok=True)
         for file in ours[: draw.randrange(len(ours) + 1)]:
-            shutil.copy(file, split / file.name) if file.exists() else None
+            with contextlib.suppress(OSError):
+                shutil.copy(file, split / file.name)
     return kind
 
 
@@ -1258,8 +1263,9 @@ def disk(room: Room, draw: random.Random) -> Attack:
 
 def full_disk(room_left: int) -> None:
     """Let no file grow beyond so many bytes, but for what this process says."""
-    for number in (1, 2):  # what is said goes through a pipe, which has no size
+    for number, name in ((1, "stdout"), (2, "stderr")):  # a pipe has no size
         into_a_pipe(number)
+        setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room_left, room_left))
 
@@ -1303,6 +1309,7 @@ def terminals(room: Room, draw: random.Random) -> Attack:
         ["search", "nothing", "a dog", data],
     ]
     attack = Attack(f"{encoding}, output {out}, errors {err}", draw.choice(forms))
+    attack.is_silent = err != "file" or encoding == "utf-16"
     attack.outputs = [room.here / "run", found, figures]
 
     def prepare() -> None:
@@ -1369,7 +1376,7 @@ def calls(room: Room, draw: random.Random) -> Attack:
         range(3),
         ["\ud800"],
     ]
-    thing, other = draw.choice(things), draw.choice(things)
+    thing, other, name = draw.choice(things), draw.choice(things), draw.choice(WORDINGS)
     model = partial(distilclip.DistilCLIP.from_pretrained, room.run)
     uses: dict[str, Callable[[], object]] = {
         "load_pairs": lambda: distilclip.load_pairs(thing),
@@ -1378,16 +1385,17 @@ def calls(room: Room, draw: random.Random) -> Attack:
         "forward": lambda: model()(**token_ids(draw)),
         "embed_text": lambda: model().embed_text(**token_ids(draw, pixels=False)),
         "zero_shot_classify": lambda: distilclip.zero_shot_classify(model(), thing, other),
-        "from_pretrained": lambda: distilclip.DistilCLIP.from_pretrained(thing),
-        "text": lambda: distilclip.TextEncoder.from_pretrained(thing),
+        "from_pretrained": lambda: distilclip.DistilCLIP.from_pretrained(str(name)),
+        "text": lambda: distilclip.TextEncoder.from_pretrained(str(name)),
         "from_folder": lambda: distilclip.ImageIndex.from_folder(model(), thing, progress=False),
         "search": lambda: distilclip.ImageIndex.from_folder(
             model(), room.pictures, progress=False
         ).search(thing),
         "load": lambda: distilclip.ImageIndex.load(model(), thing),
     }
-    name = draw.choice(list(uses))
-    return Attack(f"{name}({thing!r:.60}, {other!r:.60})".replace("\n", " "), call=uses[name])
+    use = draw.choice(list(uses))
+    about = f"{use}({thing!r:.60}, {other!r:.60}, {name!a:.60})"
+    return Attack(about.replace("\n", " "), call=uses[use])
 
 
 def token_ids(draw: random.Random, pixels: bool = True) -> dict:
@@ -1395,7 +1403,7 @@ def token_ids(draw: random.Random, pixels: bool = True) -> dict:
     import torch
 
     ids = torch.tensor([[2, draw.choice([5, -1, 10**6, 2**40, 250]), 3]])
-    ids = draw.choice([ids, ids.expand(2, 3), ids.float(), ids[0], ids[:, :0], ids.repeat(1, 50)])
+    ids = draw.choice([ids, ids.expand(2, 3), ids.repeat(1, 50)])
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     return inputs | ({"pixel_values": torch.zeros(len(ids), 3, 16, 16)} if pixels else {})
 

@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         silence_if_broken(error)
         tell(f"distilclip: error: {describe(error)}", sys.stderr)
         return 1
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, SystemError) as error:
         if "home directory" in str(error):  # Python's, for ~nobody/pictures
             tell(
                 "distilclip: error: A path begins with ~ and a name that no user "

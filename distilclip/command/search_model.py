@@ -166,7 +166,7 @@ class SearchModel(nn.Module):
             file = find_file(folder, "tokenizer.json")
             length = self.config.max_text_length
             encoder = TextReader(tensors, shape, file, pool or "cls", length)
-        except UNREADABLE:
+        except Exception:  # `tokenizers` raises no other kind
             from distilclip.model import DistilCLIP
 
             return DistilCLIP.from_pretrained(self.source).encode_text

@@ -56,8 +56,8 @@ def write_index(file: Path, embeds: Tensor, entries: dict, key: str) -> None:
     save_tensors({"embeds": embeds, "entries": packed}, file, metadata)
 
 
-def read_index(file: Path, key: str) -> tuple[Tensor, dict]:
-    """The vectors and the entries that `write_index` wrote.
+def read_index(file: Path, key: str, width: int) -> tuple[Tensor, dict]:
+    """The vectors (N, width) and the entries that `write_index` wrote.
 
     Raises FileNotFoundError where there is no file, ValueError where it is damaged,
     or of another version or model.
@@ -79,11 +79,39 @@ def read_index(file: Path, key: str) -> tuple[Tensor, dict]:
             embeds = opened.get_tensor("embeds")
             packed = opened.get_tensor("entries")
         entries = json.loads(packed.numpy().tobytes())
-        lists = ("names", "stamps")
-        if embeds.ndim != 2 or {len(embeds)} != {len(entries[n]) for n in lists}:
-            raise ValueError(f"{file} is damaged; build it again.")
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except (SafetensorError, ValueError, RuntimeError) as error:
+        reason = str(error).rstrip(".")
         raise ValueError(
-            f"{file} is not an index, or is damaged: {error}."
+            f"{file} is not an index, or is damaged: {reason}."
         ) from None
+    if not (are_unit_vectors(embeds, width) and are_entries(entries, len(embeds))):
+        raise ValueError(f"{file} is damaged; build it again.")
     return embeds, entries
+
+
+def are_unit_vectors(embeds: Tensor, width: int) -> bool:
+    """Whether a tensor is a table of unit vectors (N, width) in float32."""
+    if embeds.dtype != torch.float32 or embeds.shape[1:] != (width,):
+        return False
+    lengths = torch.linalg.vector_norm(embeds, dim=1)  # that of no number is none
+    return bool(((lengths - 1).abs() < 0.01).all())
+
+
+def are_entries(entries: object, count: int) -> bool:
+    """Whether this says the names, stamps and folder of so many pictures."""
+    if not isinstance(entries, dict):
+        return False
+    names, stamps, folder = map(entries.get, ("names", "stamps", "folder"))
+    return (
+        isinstance(names, list)
+        and isinstance(stamps, list)
+        and len(names) == len(stamps) == count
+        and all(isinstance(name, str) for name in names)
+        and all(stamp is None or is_stamp(stamp) for stamp in stamps)
+        and (folder is None or isinstance(folder, str))
+    )
+
+
+def is_stamp(stamp: object) -> bool:
+    """Whether this is a list of whole numbers, as JSON has a stamp."""
+    return isinstance(stamp, list) and all(type(each) is int for each in stamp)

@@ -15,7 +15,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import BinaryIO
 from weakref import WeakKeyDictionary
@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from distilclip.model import DistilCLIP
-from distilclip.runs.settings import DEFAULTS, OFF, TrainConfig
+from distilclip.runs.settings import DEFAULTS, OFF, PRECISIONS, TrainConfig
 from distilclip.storage.files import is_leftover, write_text
 from distilclip.storage.weights import save_tensors
 
@@ -49,6 +49,11 @@ STOPPING = [
 ]
 # Settings that change no result
 ELSEWHERE = ("resume", "out", "tensorboard", "cache", "pixel_memory")
+# What a state says of itself, and as what
+REQUIRED = {"step", "precision", "scaler", "history", "config"}
+KINDS = {"step": int, "precision": str, "config": dict, "scaler": dict}
+KINDS |= {"history": list, "data": str, "start": str}
+KINDS |= {"frozen": str, "epoch": dict | None, "stream": dict | None}
 NAMES = ("preset",)  # of settings, which are compared one by one
 
 
@@ -415,6 +420,7 @@ def read_state(folder: Path, config: TrainConfig) -> dict:
     file = folder / STATE_FILE
     if not file.is_file():
         raise FileNotFoundError(f"Nothing to resume: there is no {file}.")
+    reason = ""
     try:
         with safe_open(file, "pt") as opened:
             metadata = opened.metadata()
@@ -427,17 +433,20 @@ def read_state(folder: Path, config: TrainConfig) -> dict:
         summed = checksum(metadata["state"], state["tensors"])
         if metadata.get("checksum", summed) != summed:  # older ones have none
             raise ValueError("its checksum says that it has changed since")
-        missing = {"step", "precision", "scaler", "history"} - state.keys()
-        if missing:
-            raise ValueError(f"it says nothing of {', '.join(sorted(missing))}")
+        check_description(state)
         # What an older version did not know was off then, whatever the preset now.
         saved = state["config"] | {"out": str(folder)}
         known = {name: value for name, value in saved.items() if value is not None}
+        unknown = known.keys() - {each.name for each in fields(TrainConfig)}
+        if unknown:
+            raise ValueError(f"this version knows no setting {min(unknown)!r}")
         before = TrainConfig(**DEFAULTS | OFF | known)
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{file} is damaged and cannot be resumed from: {error}."
-        ) from None
+    except (SafetensorError, ValueError) as error:
+        reason = str(error).rstrip(".")
+    except (LookupError, TypeError, AttributeError):
+        reason = "it is not what a run writes"
+    if reason:
+        raise ValueError(f"{file} is damaged and cannot be resumed from: {reason}.")
     now, before = asdict(config), asdict(before)
     compared = now.keys() - {*ELSEWHERE, *NAMES}
     changed = [k for k in now if k in compared and before[k] != now[k]]
@@ -448,6 +457,30 @@ def read_state(folder: Path, config: TrainConfig) -> dict:
             "resume with the same settings."
         )
     return state
+
+
+def check_description(state: dict) -> None:
+    """Raise ValueError where a state says less than it should, or otherwise."""
+    missing = REQUIRED - state.keys()
+    if missing:
+        raise ValueError(f"it says nothing of {', '.join(sorted(missing))}")
+    sums, lines = state.get("epoch") or new_sums(), state["history"]
+    wrong = [
+        name
+        for name, kind in KINDS.items()
+        if name in state and not isinstance(state[name], kind)
+    ]
+    wrong += ["precision"] * (state["precision"] not in PRECISIONS)
+    wrong += ["step"] * (type(state["step"]) is not int or state["step"] < 0)
+    wrong += ["history"] * (not all(isinstance(each, dict) for each in lines))
+    wrong += ["history"] * (not all("kind" in each for each in lines))
+    wrong += [
+        "epoch"
+        for name, usual in new_sums().items()
+        if not isinstance(sums.get(name), (int, float, type(usual)))
+    ]
+    if wrong:
+        raise ValueError(f"what it says of {wrong[0]} is of another kind")
 
 
 def restore(run: Run, state: dict) -> None:

@@ -47,9 +47,14 @@ def is_out_of_memory(error: BaseException) -> bool:
         "not enough memory",
         "allocate memory",
         "alloc_failed",
+        "bad_alloc",
+        "could not create a primitive",  # of oneDNN
+        "start new thread",
+        "return without exception set",  # of Python, that could not make one
     )
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(p in text for p in phrases)
+    kinds = RuntimeError, SystemError
+    return isinstance(error, kinds) and any(p in text for p in phrases)
 
 
 def explain_out_of_memory(error: BaseException) -> str:
@@ -73,7 +78,7 @@ def explained_out_of_memory(config: TrainConfig) -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, SystemError) as error:
         if not is_out_of_memory(error):
             raise
         start = explain_out_of_memory(error).partition(": ")[0]

@@ -7,6 +7,9 @@ import functools
 import importlib.util
 import inspect
 import math
+import numbers
+import os
+import typing
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -137,6 +140,8 @@ RULES = {
     "must be above 0 and at most 1": lambda value: 0 < value <= 1,
     "must be at least 0 and below 2**63": lambda value: 0 <= value < 2**63,
 }
+KINDS = {bool: "True or False", int: "a whole number", float: "a number"}
+KINDS[str] = "a text"
 COUNT, POSITIVE, NOT_NEGATIVE, SHARE, PART, SEED = RULES
 # What a model to start from decides; pictures may still come in another size
 OF_THE_MODEL = (
@@ -175,7 +180,7 @@ def filled_by_preset(config_class: Config) -> Config:
                 )
         usual = "tune" if given.get("start_from") else "cpu"
         preset = given.setdefault("preset", usual)
-        if preset not in PRESETS:
+        if not isinstance(preset, str) or preset not in PRESETS:
             raise ValueError(
                 f"Unknown preset {preset!r}: choose {', '.join(PRESETS)}."
             )
@@ -409,8 +414,14 @@ class TrainConfig:
                 f"data must be a name or a path, got a {type(self.data).__name__}: "
                 "give it to train(config, data=...)."
             )
+        kinds = typing.get_type_hints(type(self))
         for each in fields(self):
             value, rule = getattr(self, each.name), each.metadata["rule"]
+            if not is_of_kind(value, kinds[each.name]):
+                raise ValueError(
+                    f"{each.name} must be {KINDS[kinds[each.name]]}, got "
+                    f"{value!r:.80}."
+                )
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(
                     f"{each.name} must be a finite number, got {value}."
@@ -488,6 +499,14 @@ class TrainConfig:
 
         vision = ViTConfig(**settings_of(ViTConfig))
         return DistilCLIPConfig(vision=vision, **settings_of(DistilCLIPConfig))
+
+
+def is_of_kind(value: object, kind: type) -> bool:
+    """Whether a setting has the type of its field; a whole number is a number."""
+    if kind in (int, float):
+        wanted = numbers.Real if kind is float else numbers.Integral
+        return isinstance(value, wanted) and not isinstance(value, bool)
+    return isinstance(value, (str, os.PathLike) if kind is str else kind)
 
 
 def is_same_folder(one: str, other: str) -> bool:

@@ -59,7 +59,18 @@ from distilclip.storage.pictures import find_fault
 
 UNDECODED = datasets.Image(decode=False)
 BATCH = 1000  # rows looked at together
-UNREADABLE = (OSError, ValueError, RuntimeError, DatasetsError, pa.ArrowException)
+# What libraries raise for files that are strange, the last ones by mistake
+BY_MISTAKE = (
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+)
+UNREADABLE = (
+    *(OSError, ValueError, RuntimeError, DatasetsError, pa.ArrowException),
+    *BY_MISTAKE,
+)
 
 
 def load_hub(name: str, asked: Asked | None = None) -> datasets.DatasetDict:
@@ -91,7 +102,10 @@ def load_hub(name: str, asked: Asked | None = None) -> datasets.DatasetDict:
 
 def unreadable(name: str | Path, error: Exception) -> ValueError:
     """The sentence for a data set that a library could not read."""
-    cause = " ".join(str(error.__cause__ or error).split()).rstrip(".!")
+    first = error.__cause__ or error
+    cause = " ".join(str(first).split()).rstrip(".!")
+    if isinstance(first, BY_MISTAKE):
+        cause = "what it says of itself is not what it should be"
     return ValueError(f"Cannot read the data set {name}: {cause[:300]}.")
 
 

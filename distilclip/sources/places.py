@@ -18,11 +18,26 @@ CONTAINER = re.compile(
 def check_containers(folder: Path) -> None:
     """Refuse a folder with shards or tables that are links to nowhere, pipes, ...
 
-    Left out, they would make another data set of it; opened, a pipe never ends.
-    Hidden files are nobody's. Raises ValueError that names the first one.
+    Left out, they would make another data set of it; opened, a pipe never ends. Nor
+    may links of tables, shards or folders lead out of it, but to the files of a
+    snapshot in the Hub's cache. Hidden files are nobody's. Raises ValueError that
+    names the first one.
     """
+    roots = [os.path.realpath(folder)]
+    roots += blobs_of(roots[0])
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if name[0] != "."]
+        for name in (*folders, *names):
+            path = os.path.join(place, name)
+            is_read = name in folders or CONTAINER.fullmatch(name.lower())
+            if name[0] == "." or not is_read or not os.path.islink(path):
+                continue
+            real = os.path.realpath(path)
+            if not any(real == r or is_inside(real, r) for r in roots):
+                raise ValueError(
+                    f"{path} is a link that leads out of {folder}: put what it "
+                    "leads to in its place, or take it out."
+                )
         for name in names:
             if name[0] == "." or not CONTAINER.fullmatch(name.lower()):
                 continue
@@ -38,6 +53,19 @@ def check_containers(folder: Path) -> None:
                     f"{path} cannot be read ({why}): mend it, or take it out of "
                     f"{folder}."
                 )
+
+
+def is_inside(real: str, root: str) -> bool:
+    """Whether a path lies below a folder, links being followed in both."""
+    return real.startswith(os.path.join(root, ""))
+
+
+def blobs_of(root: str) -> list[str]:
+    """Where the files of a snapshot in the Hub's cache lie; [] for any other."""
+    above = os.path.dirname(root)
+    blobs = os.path.join(os.path.dirname(above), "blobs")
+    is_snapshot = os.path.basename(above) == "snapshots" and os.path.isdir(blobs)
+    return [blobs] if is_snapshot else []
 
 
 class Place:
@@ -109,15 +137,11 @@ class Place:
         try:
             real, status = self.resolve(path)
         except (OSError, RuntimeError, ValueError):
-            real, status = path, None
-        inside = real.startswith(os.path.join(self.root, ""))
+            real, status = os.path.realpath(path), None
+        inside = is_inside(real, self.root)
         if not inside and not self.anywhere:
-            if status is None:
-                outside = os.path.realpath(path)
-                inside = outside.startswith(os.path.join(self.root, ""))
-            if not inside:
-                text = f"{shortened(name)} {where} lies outside {self.folder}."
-                raise ValueError(text)
+            text = f"{shortened(name)} {where} lies outside {self.folder}."
+            raise ValueError(text)
         if status is None:
             raise FileNotFoundError(
                 f"{shortened(name)} {where} does not exist in {self.folder}, from "

@@ -90,7 +90,7 @@ def take_split(
     if split not in pairs:
         there = ", ".join(map(str, pairs))
         only = f"only {there}" if len(pairs) == 1 else f"but {there}"
-        raise ValueError(f"{name} has no split {split!r}, {only}.")
+        raise ValueError(f"{name} has no split {split[:80]!a}, {only}.")
     return pairs[split]
 
 

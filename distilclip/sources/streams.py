@@ -291,11 +291,15 @@ def stream_of_parquet(
     root = name if name.is_dir() else name.parent
     try:
         sizes = {f: rows_in_parquet(f) for some in splits.values() for f in some}
+        heads = {
+            split: datasets.Dataset(InMemoryTable(head_of_parquet(filled)))
+            for split, some in splits.items()
+            if (filled := next((file for file in some if sizes[file]), some[0]))
+        }
     except UNREADABLE as error:
         raise unreadable(name, error) from None
     for split, some in splits.items():
-        filled = [file for file in some if sizes[file]] or some
-        head = datasets.Dataset(InMemoryTable(head_of_parquet(filled[0])))
+        head = heads[split]
         columns = streamed_columns(head, name, asked)
         refuse_split_column(filled, head, columns, name)
         shards[split] = [partial(open_parquet, f, columns, asked) for f in some]

@@ -145,9 +145,10 @@ class FoundPictures(NamedTuple):
 def find_pictures(folder: Path) -> FoundPictures:
     """Every picture below `folder`, in the order of their paths.
 
-    Hidden files and folders are left out. Links that lead nowhere, and what is no
-    plain file, are no pictures.
+    Hidden files and folders are left out. Links that lead nowhere or out of the
+    folder, and what is no plain file, are no pictures.
     """
+    root = os.path.join(os.path.realpath(folder), "")
     found: dict[str, os.stat_result] = {}
     closed: list[OSError] = []
     others: Counter[str] = Counter()
@@ -162,7 +163,11 @@ def find_pictures(folder: Path) -> FoundPictures:
                 others[suffix] += 1
                 continue
             try:
-                status = path.stat()
+                status = path.lstat()
+                if stat.S_ISLNK(status.st_mode):
+                    status = path.stat()
+                    if not os.path.realpath(path).startswith(root):
+                        raise OSError(errno.EXDEV, LEADS_OUT, str(path))
             except FileNotFoundError:
                 if path.is_symlink():  # else it is gone since
                     others[f"{suffix} that leads nowhere"] += 1

@@ -37,6 +37,26 @@ TEXT: dict[str, tuple[float, float]] = {
     "seq_classif_dropout": (0, 1),
     "initializer_range": (0, 1e3),
 }
+# Those of a ViT of `transformers`, under its own names
+VIT: dict[str, tuple[float, float]] = {
+    "image_size": MODEL["image_size"],
+    "patch_size": MODEL["patch_size"],
+    "num_channels": MODEL["in_channels"],
+    "hidden_size": MODEL["dim"],
+    "num_hidden_layers": MODEL["depth"],
+    "num_attention_heads": MODEL["num_heads"],
+    "intermediate_size": TEXT["hidden_dim"],
+    "layer_norm_eps": MODEL["layer_norm_eps"],
+}
+# What a BERT calls the settings of a DistilBERT
+BERTS = {
+    "hidden_size": "dim",
+    "intermediate_size": "hidden_dim",
+    "num_attention_heads": "n_heads",
+    "num_hidden_layers": "n_layers",
+    "attention_probs_dropout_prob": "attention_dropout",
+    "hidden_dropout_prob": "dropout",
+}
 WHOLE = {"dim", "hidden_dim", "n_heads", "n_layers", "vocab_size"}
 WHOLE |= {"max_position_embeddings"}
 ACTIVATIONS: tuple[object, ...] = ("gelu", "relu")
@@ -72,6 +92,30 @@ def wrong_in_text(settings: Mapping[str, Any]) -> list[str]:
         if type(padding) is not int or not 0 <= padding <= most:
             wrong.append("pad_token_id")
     return wrong
+
+
+def wrong_in_vit(settings: Mapping[str, Any]) -> list[str]:
+    """The settings of a `transformers` ViT that cannot be."""
+    whole = VIT.keys() - {"layer_norm_eps"} & settings.keys()
+    wrong = [name for name in sorted(whole) if type(settings[name]) is not int]
+    return outside(settings, VIT) + wrong
+
+
+def in_distilberts_words(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a BERT under a DistilBERT's names; a DistilBERT's stay.
+
+    Those that are None are left out: they have their usual values.
+    """
+    settings = {n: value for n, value in settings.items() if value is not None}
+    if settings.get("model_type") != "bert":
+        return settings
+    others = ("vocab_size", "max_position_embeddings", "pad_token_id")
+    kept = {name: settings[name] for name in others if name in settings}
+    return kept | {
+        ours: settings[theirs]
+        for theirs, ours in BERTS.items()
+        if theirs in settings
+    }
 
 
 def shape_of_text(settings: Mapping[str, Any]) -> dict[str, Any]:

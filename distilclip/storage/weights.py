@@ -10,6 +10,7 @@ import logging
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import safetensors.torch
@@ -24,6 +25,11 @@ from distilclip.storage.hub import (
     looks_like_hub_id,
     offline_without_network,
     unreachable,
+)
+from distilclip.storage.ranges import (
+    in_distilberts_words,
+    wrong_in_text,
+    wrong_in_vit,
 )
 
 LOG = logging.getLogger("distilclip.weights")
@@ -98,6 +104,10 @@ def read_vit_checkpoint(
         raise ValueError(
             f"{path_or_hub_id} has no biases in its queries, keys and values."
         )
+    if wrong := wrong_in_vit(source):
+        raise ValueError(
+            f"{config_file} is damaged: no ViT has such a value for {wrong[0]!r}."
+        )
     dim = source.get("hidden_size", 768)
     settings = {
         "image_size": source.get("image_size", 224),
@@ -115,7 +125,48 @@ def read_vit_checkpoint(
         raise ValueError(
             f"{path_or_hub_id} lacks the tensor {error}: not a ViT."
         ) from None
+    except (RuntimeError, IndexError):  # queries, keys and values of other shapes
+        tensors = {}
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if shapes != vit_shapes(settings):
+        raise ValueError(
+            f"{path_or_hub_id} does not fit its config.json: its tensors are of "
+            "other shapes."
+        )
     return settings, tensors
+
+
+def vit_shapes(settings: dict) -> dict[str, tuple[int, ...]]:
+    """The shapes of a ViT's tensors, by our names, with a [CLS] token."""
+    dim, patch = settings["dim"], settings["patch_size"]
+    hidden, side = (
+        round(dim * settings["mlp_ratio"]),
+        settings["image_size"] // patch,
+    )
+    shapes = {
+        "cls_token": (1, 1, dim),
+        "position_embedding": (1, 1 + side**2, dim),
+        "patch_embedding.projection.weight": (
+            dim,
+            settings["in_channels"] * patch**2,
+        ),
+        "patch_embedding.projection.bias": (dim,),
+        "norm.weight": (dim,),
+        "norm.bias": (dim,),
+    }
+    for layer in range(settings["depth"]):
+        for name, out, given in (
+            ("attention.qkv", 3 * dim, dim),
+            ("attention.output", dim, dim),
+            ("mlp.up", hidden, dim),
+            ("mlp.down", dim, hidden),
+            ("attention_norm", dim, 0),
+            ("mlp_norm", dim, 0),
+        ):
+            place = f"blocks.{layer}.{name}"
+            shapes[f"{place}.weight"] = (out, given) if given else (out,)
+            shapes[f"{place}.bias"] = (out,)
+    return shapes
 
 
 def rename_vit_tensors(tensors: dict[str, Tensor], depth: int) -> dict[str, Tensor]:
@@ -185,10 +236,10 @@ def load_tokenizer(source: str | Path, **options):
     except OSError:  # it cannot be had
         raise
     except Exception as error:  # of every kind, `Exception` itself among them
-        reason = " ".join(str(error).split()).rstrip(".")[:200]
         raise ValueError(
-            f"The tokenizer in {source} is damaged: {reason}."
-        ) from None
+            f"The tokenizer in {source} is damaged: one of its files is not what "
+            "it should be. Fetch or save them anew."
+        ) from error
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # made of nothing
         raise ValueError(
             f"{source} has no tokenizer: neither tokenizer.json nor vocab.txt."
@@ -328,6 +379,60 @@ def explain_pickle(path_or_hub_id: str | Path, pickle: str) -> str:
         "with from_pretrained and save_pretrained of transformers, or with "
         "torch.load(..., weights_only=True) and safetensors.torch.save_file."
     )
+
+
+def read_text_kind(source: str) -> str:
+    """What kind of model the config.json at `source` describes.
+
+    Raises OSError where there is none, ValueError where a setting cannot be.
+    """
+    file = find_file(source, "config.json")
+    settings = read_json(file)
+    kind = settings.get("model_type")
+    wrong = set(wrong_in_text(in_distilberts_words(settings))) - {"activation"}
+    if wrong and kind in ("distilbert", "bert"):
+        raise ValueError(
+            f"{file} is damaged: no text encoder has such a value for "
+            f"{min(wrong)!r}."
+        )
+    return str(kind)
+
+
+def load_whole(kind: Any, source: str, **options):
+    """A model of a class of `transformers`, all of whose weights are at `source`.
+
+    Reads safetensors only. What it lacks would be random: it is refused, as is what
+    does not fit, or is damaged (ValueError). OSError where there is nothing.
+    """
+    try:
+        with quiet_transformers():
+            model, said = kind.from_pretrained(
+                source, use_safetensors=True, output_loading_info=True, **options
+            )
+    except (OSError, MemoryError):
+        raise
+    except SafetensorError as error:
+        raise ValueError(f"The weights in {source} are damaged: {error}.") from None
+    except Exception as error:  # of many kinds, for a config.json that is strange
+        if isinstance(error, RuntimeError) and not is_misfit(error):
+            raise  # memory, threads, a device
+        raise ValueError(
+            f"The text encoder in {source} is damaged: its weights do not fit its "
+            "config.json, or that is not what it should be."
+        ) from error
+    missing = sorted(map(str, said["missing_keys"]))
+    missing += sorted(map(str, said.get("mismatched_keys", ())))
+    if missing:
+        raise ValueError(
+            f"The weights in {source} lack {missing[0]}, or have it in another "
+            "shape."
+        )
+    return model
+
+
+def is_misfit(error: RuntimeError) -> bool:
+    """Whether an error of PyTorch says that tensors are of other shapes."""
+    return "size" in str(error) or "shape" in str(error)
 
 
 @contextlib.contextmanager

@@ -109,7 +109,8 @@ def test_a_link_leads_to_a_file_of_the_folder_and_never_out_of_it(tmp_path, end)
     (tmp_path / "secret.txt").write_text("a secret")
     (folder / f"0{end}").unlink()
     (folder / f"0{end}").symlink_to(tmp_path / f"secret{end}")
-    with pytest.raises(ValueError, match=f"0{end}.* lies outside"):
+    said = f"0{end}.* lies outside|leads out of the folder.*0{end}"
+    with pytest.raises((ValueError, OSError), match=said):
         load_pairs(folder)
     kept = load_pairs(folder, skip_broken=True)
     assert (
