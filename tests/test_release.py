@@ -112,17 +112,49 @@ def test_a_wheel_holds_the_package_and_nothing_else(wheel, checkout):
     assert others == tables | {f"licenses/{name}" for name in licences}
 
 
-def test_a_source_distribution_builds_the_same_wheel(wheel, checkout, tmp_path):
-    code = f"from setuptools.build_meta import build_sdist; print(build_sdist({str(tmp_path)!r}))"
+@pytest.fixture(scope="module")
+def opened_source(checkout, tmp_path_factory):
+    """The folder of the source distribution, unpacked."""
+    place = tmp_path_factory.mktemp("source")
+    code = f"from setuptools.build_meta import build_sdist; print(build_sdist({str(place)!r}))"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    (archive,) = tmp_path.glob("*.tar.gz")
+    (archive,) = place.glob("*.tar.gz")
     with tarfile.open(archive) as opened:
-        opened.extractall(tmp_path / "opened", filter="data")
-    (source,) = (tmp_path / "opened").iterdir()
+        opened.extractall(place / "opened", filter="data")
+    (source,) = (place / "opened").iterdir()
     assert source.name == f"distilclip-{distilclip.__version__}"
-    assert files_of(build_wheel(source, tmp_path / "again")) == files_of(wheel)
+    return source
+
+
+def test_a_source_distribution_builds_the_same_wheel(wheel, opened_source, tmp_path):
+    assert files_of(build_wheel(opened_source, tmp_path)) == files_of(wheel)
+
+
+def test_a_source_distribution_has_what_its_tests_look_at(opened_source, checkout):
+    missing = [
+        path.relative_to(checkout).as_posix()
+        for path in checkout.rglob("*")
+        if path.is_file() and not (opened_source / path.relative_to(checkout)).is_file()
+    ]
+    assert not [name for name in missing if ".egg-info/" not in name and "build/" not in name]
+
+
+def test_the_licence_of_the_package_names_that_of_all_it_holds():
+    about = read("pyproject.toml")
+    named = set(re.search(r'^license = "(.+)"$', about, re.MULTILINE)[1].split(" AND "))
+    spdx = {
+        "MIT": "MIT",
+        "Apache License 2.0": "Apache-2.0",
+        "CC BY 4.0": "CC-BY-4.0",
+        "CC BY-SA 4.0": "CC-BY-SA-4.0",
+        "Unicode License V3": "Unicode-3.0",
+    }
+    rows = [r for r in read("distilclip/emoji/LICENSES.md").splitlines() if "](licenses/" in r]
+    found = {short for row in rows for long, short in spdx.items() if long in row.split("|")[-2]}
+    assert len(rows) >= 9 and all(any(n in r.split("|")[-2] for n in spdx) for r in rows)
+    assert named == found | {"MIT"}  # ours
 
 
 def test_an_installed_wheel_is_the_package(wheel, tmp_path):
