@@ -221,3 +221,11 @@ def test_cutting_an_encoder_leaves_it_as_it_was(small_text):
     assert small_text.model.config.n_layers == 2 and not small_text.training
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(before[n], t) for n, t in small_text.state_dict().items())
+
+
+@pytest.mark.parametrize("number", [-1, 10**6, 2**40])
+def test_token_ids_beyond_the_vocabulary_are_refused(small_text, small_model, number):
+    ids = torch.tensor([[101, number, 102]])
+    for encode in (small_text, small_model.embed_text):
+        with pytest.raises(ValueError, match=r"Token ids must be those of the tokenizer, from 0"):
+            encode(ids, torch.ones_like(ids))

@@ -571,3 +571,19 @@ def test_captions_without_a_known_word_are_counted_once(config, tmp_path, caplog
     prepare_data(run.model, rows, asked)
     (record,) = caplog.records
     assert f"knows no word of {len(rows)} texts" in record.getMessage()
+
+
+ABSENT = ["cuda", "cuda:99", "cuda:-1", "mps", "xpu", "meta", "hpu", "mkldnn", "vulkan", "banana"]
+ABSENT += ["", "cpu:x", "CPU", "cuda:", "privateuseone", "xla", "0", "cpu cpu", "é"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here some of them are")
+@pytest.mark.parametrize("name", ABSENT)
+def test_a_device_that_is_not_here_is_one_sentence(name, recwarn):
+    if name == "mps" and torch.backends.mps.is_available():
+        return
+    with pytest.raises(
+        ValueError, match=r"^(No CUDA device|Unknown device|There is no device)"
+    ) as said:
+        choose_device(name)
+    assert "\n" not in str(said.value) and str(said.value).endswith(".") and not recwarn

@@ -167,8 +167,8 @@ def be_the_child(attack: Attack, room: Room, pipe: int) -> None:
         os.dup2(handle, number)
     try:
         sys.stdin = io.StringIO(attack.stdin)
-        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+        sys.stdout = open(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
         os.chdir(room.here)
         os.setpgid(0, 0)
         faulthandler.register(signal.SIGUSR1, 2)

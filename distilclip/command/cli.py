@@ -70,8 +70,8 @@ def silence_if_broken(error: Exception) -> None:
 def describe(error: Exception) -> str:
     """What went wrong, in one line; an error of the system names its file."""
     if isinstance(error, OSError) and error.strerror:
-        place = f": {error.filename}" if error.filename else ""
-        return f"{error.strerror}{place}"
+        place = error.filename or "standard output, or a file without a name"
+        return f"{error.strerror}: {place}"
     return " ".join(str(error).split())
 
 

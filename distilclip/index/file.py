@@ -84,17 +84,16 @@ def read_index(file: Path, key: str, width: int) -> tuple[Tensor, dict]:
         raise ValueError(
             f"{file} is not an index, or is damaged: {reason}."
         ) from None
-    if not (are_unit_vectors(embeds, width) and are_entries(entries, len(embeds))):
+    if not (are_vectors(embeds, width) and are_entries(entries, len(embeds))):
         raise ValueError(f"{file} is damaged; build it again.")
     return embeds, entries
 
 
-def are_unit_vectors(embeds: Tensor, width: int) -> bool:
-    """Whether a tensor is a table of unit vectors (N, width) in float32."""
+def are_vectors(embeds: Tensor, width: int) -> bool:
+    """Whether a tensor is a table of vectors (N, width) in float32, all finite."""
     if embeds.dtype != torch.float32 or embeds.shape[1:] != (width,):
         return False
-    lengths = torch.linalg.vector_norm(embeds, dim=1)  # that of no number is none
-    return bool(((lengths - 1).abs() < 0.01).all())
+    return bool(torch.linalg.vector_norm(embeds, dim=1).isfinite().all())
 
 
 def are_entries(entries: object, count: int) -> bool:

@@ -178,6 +178,9 @@ def filled_by_preset(config_class: Config) -> Config:
                 raise ValueError(
                     f"{name} is None: leave it out for its usual value."
                 )
+        if not is_of_kind(given.get("start_from", ""), str):
+            text = f"start_from must be a text, got {given['start_from']!r:.80}."
+            raise ValueError(text)
         usual = "tune" if given.get("start_from") else "cpu"
         preset = given.setdefault("preset", usual)
         if not isinstance(preset, str) or preset not in PRESETS:

@@ -13,7 +13,8 @@ from PIL import Image
 
 from distilclip import DistilCLIP, ImageIndex
 from distilclip.command.gallery import write_gallery
-from distilclip.command.index_cache import index_file
+from distilclip.command.index_cache import folder_index, index_file
+from distilclip.index.file import image_side_key, write_index
 
 
 def test_an_index_survives_saving(small_model, pictures, tmp_path):
@@ -120,3 +121,24 @@ def test_a_kill_at_each_step_of_saving_leaves_a_whole_index(
     assert in_a_child_that_dies(save, 60)
     is_new = step == "os.replace" and moment == "after"
     assert torch.equal(ImageIndex.load(small_model, file).embeds, vectors[int(is_new)])
+
+
+def test_any_table_that_is_not_of_the_model_is_refused_and_made_anew(small_model, pictures):
+    """Of another width or type, of other lengths, with names or stamps of any kind."""
+    whole = folder_index(small_model, pictures).index
+    file, key = index_file(small_model, pictures), image_side_key(small_model)
+    embeds = whole.embeds
+    entries = {"names": whole.names, "stamps": [None] * 3, "folder": None}
+    strange = [(embeds[:, :5].clone(), {}), (torch.cat([embeds, embeds], 1), {})]
+    strange += [(embeds.to(kind), {}) for kind in (torch.float16, torch.int64, torch.complex64)]
+    strange += [(embeds * float("nan"), {}), (embeds.flatten(), {})]
+    for value in (None, 5, "abc", [1, 2, 3], [[], [], []], {}, [None], ["a"], [["x"]] * 3):
+        strange += [(embeds, {"names": value})] if value != "abc" else []
+        if value not in ([None] * 3, [[], [], []]):
+            strange.append((embeds, {"stamps": value}))
+    strange.append((embeds, {"folder": ["x"]}))
+    for table, changes in strange:
+        write_index(file, table, entries | changes, key)
+        with pytest.raises(ValueError, match="damaged"):
+            ImageIndex.load(small_model, file)
+        assert folder_index(small_model, pictures).done == "3 pictures: 3 embedded, 0 forgotten"

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -222,3 +223,30 @@ def test_the_hash_of_pictures_tells_bytes_from_files(tmp_path):
     held = held.cast_column("image", datasets.Image())
     assert pictures_hash(held) == pictures_hash(rows)
     assert pictures_hash(rows.select(range(len(rows))[::-1])) != pictures_hash(rows)
+
+
+def test_any_value_in_a_state_is_resumed_from_or_refused_in_one_sentence(config, tmp_path):
+    """As by hand, without the checksum, which would betray it."""
+    train(config(tmp_path / "run"), progress=False)
+    file, resumed = tmp_path / "run" / STATE_FILE, config(tmp_path / "run", resume=True)
+    with safe_open(file, "pt") as opened:
+        state = json.loads(opened.metadata()["state"])
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    values = [None, -1, 1.5, "x", [], {}, [1], {"a": 1}, True, 10**30]
+    places = [(state, name) for name in state]
+    places += [(state["config"], name) for name in state["config"]]
+    places += [(state["history"], 0), (state["history"][0], "kind")]
+    refused = 0
+    for holder, name in places:
+        before = holder[name]
+        for value in random.Random(str(name)).sample(values, 3):
+            holder[name] = value
+            save_file(tensors, file, {"state": json.dumps(state)})
+            try:
+                read_state(tmp_path / "run", resumed)
+            except ValueError as error:
+                refused += 1
+                assert "\n" not in str(error) and str(error).endswith("."), error
+                assert not re.search("NoneType|not supported|unexpected|object is", str(error))
+        holder[name] = before
+    assert refused > 100

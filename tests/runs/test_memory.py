@@ -131,3 +131,16 @@ def test_a_run_over_the_budget_is_the_same_run(config, tmp_path, monkeypatch):
     assert len(list((tmp_path / "cache" / "distilclip" / "pixels").glob("*.npy"))) == 2
     for one, other in zip(plain.model.parameters(), mapped.model.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("can't start new thread"),
+        RuntimeError("std::bad_alloc"),
+        RuntimeError("could not create a primitive"),
+        SystemError("error return without exception set"),
+    ],
+)
+def test_what_only_a_lack_of_memory_brings_about_is_known_as_one(error):
+    assert is_out_of_memory(error)

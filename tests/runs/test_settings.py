@@ -1,6 +1,7 @@
 """A preset fills what is not given, and settings that cannot work are refused."""
 
 import math
+from dataclasses import fields
 
 import pytest
 
@@ -64,3 +65,18 @@ def test_a_missing_tensorboard_is_named_before_anything_starts(config, tmp_path,
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install tensorboard"):
         config(tmp_path / "run", tensorboard=True)
+
+
+@pytest.mark.parametrize("value", ["3", 3.5, [1], {}, None, True, b"x", (1, 2), object()])
+@pytest.mark.parametrize("name", [field.name for field in fields(TrainConfig)])
+def test_a_setting_of_another_type_is_refused_in_one_sentence(name, value):
+    """Or it is what the field may be: nothing ends in an error of Python's own."""
+    if (name, value) == ("vision_model", None):  # as version 0.1 wrote "none"
+        return
+    try:
+        TrainConfig(**{name: value})
+    except (ValueError, FileNotFoundError) as error:
+        assert "\n" not in str(error) and str(error).endswith("."), error
+    else:
+        kinds = {"text": str, "number": (int, float)}
+        assert isinstance(value, (kinds["text"], *kinds["number"])), (name, value)

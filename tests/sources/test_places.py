@@ -1,6 +1,7 @@
 """What cannot be read is one entry skipped, or a sentence: the same in every layout."""
 
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -179,3 +180,82 @@ def test_a_sub_folder_that_cannot_be_read_is_never_left_out(pairs, monkeypatch, 
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(OSError, match=r"closed|Permission denied"):
         load_pairs(folder)
+
+
+@pytest.mark.parametrize("layout", same_pairs.LAYOUTS)
+def test_no_table_shard_or_folder_is_a_link_that_leads_out(layout, pairs, tmp_path):
+    """Whatever the layout: what lies outside is not opened, nor looked into."""
+    folder, source = written(same_pairs.LAYOUTS[layout], pairs, tmp_path)
+    if not Path(source).is_dir():
+        pytest.skip("a table that a user names may lead anywhere")
+    loaded = sorted(ids(source))
+    for inside in sorted(folder.rglob("*")):
+        outside = tmp_path / f"outside{inside.suffix}"
+        if (
+            not inside.exists()
+            or inside.is_symlink()
+            or any(p.is_symlink() for p in inside.parents)
+        ):
+            continue
+        shutil.move(inside, outside)
+        inside.symlink_to(outside)
+        try:
+            found = sorted(ids(source))
+        except (ValueError, OSError) as error:
+            assert re.search("leads out of|lies outside", str(error)), error
+        else:  # it is not read at all
+            assert layout == "img2dataset's files" and outside.suffix == ".json", inside
+            assert found == loaded
+        inside.unlink()
+        shutil.move(outside, inside)
+    assert sorted(ids(source)) == loaded
+
+
+def test_the_files_of_a_snapshot_of_the_hub_are_read(pairs, tmp_path):
+    """There, every file is a link into another folder of the same cache."""
+    repository = tmp_path / "datasets--a--b"
+    folder = repository / "snapshots" / "0123"
+    folder.mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    source = same_pairs.parquet_files(tmp_path / "written", pairs)
+    for number, file in enumerate(sorted(Path(source).rglob("*.parquet"))):
+        blob = repository / "blobs" / str(number)
+        shutil.move(file, blob)
+        (folder / file.name).symlink_to(os.path.relpath(blob, folder))
+    assert len(ids(folder)) == len(pairs)
+
+
+def test_nothing_outside_is_listed_to_explain_a_name(pairs, tmp_path, monkeypatch):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (tmp_path / "secret").mkdir()
+    picture(folder / "a.png")
+    names = ["../secret/x.png", "x/../../secret/x.png", f"{tmp_path}/secret/x", "..\\secret\\x.png"]
+    for name in names:
+        (folder / "metadata.csv").write_text(f"file_name,text\n{name},a dog\n")
+        listed, plain = [], os.listdir
+
+        def spy(place=".", seen=listed, plain=plain):
+            seen.append(place)
+            return plain(place)
+
+        monkeypatch.setattr(
+            "os.listdir", lambda p=".", seen=listed, f=plain: seen.append(p) or f(p)
+        )
+        with pytest.raises(ValueError, match=r"lies outside|does not exist"):
+            load_pairs(folder)
+        monkeypatch.undo()
+        assert not [p for p in listed if os.path.realpath(p) == str(tmp_path / "secret")]
+
+
+def test_a_search_follows_no_link_out_of_its_folder(tmp_path, small_model):
+    folder = tmp_path / "pictures"
+    picture(folder / "a.png")
+    picture(tmp_path / "secret.png")
+    (folder / "b.png").symlink_to("a.png")
+    (folder / "c.png").symlink_to(tmp_path / "secret.png")
+    with pytest.raises(OSError, match="leads out of the folder"):
+        ImageIndex.from_folder(small_model, folder)
+    index = ImageIndex.from_folder(small_model, folder, skip_broken=True)
+    assert index.names == ["a.png", "b.png"]
+    assert [path.name for path, _ in index.skipped] == ["c.png"]

@@ -7,9 +7,11 @@ import random
 
 import pytest
 from PIL import Image
+from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel, ViTModel
+from transformers import ViTConfig as TheirViT
 
-from distilclip import DistilCLIP
-from distilclip.storage.ranges import MODEL, TEXT, out_of_range, shape_of_text
+from distilclip import DistilCLIP, TextEncoder, ViT
+from distilclip.storage.ranges import BERTS, MODEL, TEXT, VIT, out_of_range, shape_of_text
 
 VALUES = [-5, 0, 1, 1.5, "x", "", None, [], {}, True, 1e30, 10**9, math.nan, math.inf]
 VALUES += [[1, 2], [0, 0, 0], ["a"], {"a": 1}, "../../etc/passwd", "nothing here"]
@@ -84,3 +86,39 @@ def test_what_cannot_be_is_named(settings, wrong):
 def test_only_what_shapes_a_text_encoder_is_taken():
     given = {"dim": 8, "dropout": 0, "auto_map": {"AutoModel": "x.py"}, "bos_token_id": "x"}
     assert shape_of_text(given) == {"dim": 8, "dropout": 0.0}
+
+
+STRANGE = [-5, 0, 1.5, "x", "", None, [], {}, True, 10**9, 10**30, math.nan, [16, 16], [None]]
+
+
+@pytest.mark.parametrize("which", ["a ViT", "a DistilBERT", "a BERT"])
+def test_any_value_in_a_pretrained_encoder_gives_it_or_one_sentence(which, tokenizer, tmp_path):
+    shape = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    shape |= {"hidden_size": 8}
+    if which == "a ViT":
+        theirs = ViTModel(TheirViT(**shape, image_size=16, patch_size=8), add_pooling_layer=False)
+        load = ViT.from_pretrained
+    elif which == "a BERT":
+        shape |= {"vocab_size": len(tokenizer)}
+        theirs, load = BertModel(BertConfig(**shape)), TextEncoder.from_pretrained
+    else:
+        shape = {"dim": 8, "hidden_dim": 16, "n_heads": 2, "n_layers": 1}
+        shape |= {"vocab_size": len(tokenizer)}
+        theirs, load = DistilBertModel(DistilBertConfig(**shape)), TextEncoder.from_pretrained
+    theirs.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    whole = json.loads((tmp_path / "config.json").read_text())
+    load(tmp_path)
+    draw = random.Random(0)
+    sizes = [(name, value) for name in whole.keys() & {*VIT, *TEXT, *BERTS} for value in STRANGE]
+    others = [(name, value) for name in sorted(whole) for value in STRANGE]
+    must = [("hidden_size", 0)] if which == "a ViT" else []
+    refused = 0
+    for name, value in [*must, *draw.sample(sorted(sizes, key=repr), 40), *draw.sample(others, 20)]:
+        (tmp_path / "config.json").write_text(json.dumps(whole | {name: value}))
+        try:
+            load(tmp_path)
+        except (ValueError, OSError) as error:
+            refused += 1
+            assert "\n" not in str(error) and str(error).endswith("."), (name, value, error)
+    assert 20 < refused < 60

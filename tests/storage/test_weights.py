@@ -130,3 +130,31 @@ def test_weights_that_are_no_numbers_are_refused(value, kind, tmp_path):
     safetensors.torch.save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=r"'b' in .* holds numbers that are not finite"):
         load_tensors(tmp_path / "model.safetensors")
+
+
+def test_no_weight_of_a_text_encoder_is_made_up(small_text, tmp_path):
+    small_text.model.save_pretrained(tmp_path)
+    small_text.tokenizer.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    whole = safetensors.torch.load_file(file)
+    for name in sorted(whole)[::4]:
+        lacking = {n: tensor for n, tensor in whole.items() if n != name}
+        safetensors.torch.save_file(lacking, file, {"format": "pt"})
+        with pytest.raises(ValueError, match=f"lack {name.replace('.', '[.]')}"):
+            TextEncoder.from_pretrained(tmp_path)
+        other = whole | {name: torch.zeros(3, 3, 3)}
+        safetensors.torch.save_file(other, file, {"format": "pt"})
+        with pytest.raises(ValueError, match=r"do not fit|another shape"):
+            TextEncoder.from_pretrained(tmp_path)
+
+
+def test_a_vit_whose_tensors_are_of_other_shapes_is_refused(tmp_path):
+    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    shape |= {"intermediate_size": 16, "image_size": 16, "patch_size": 8}
+    ViTModel(TheirViTConfig(**shape), add_pooling_layer=False).save_pretrained(tmp_path)
+    whole = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    for name in whole:
+        strange = whole | {name: torch.zeros(3, 5)}
+        safetensors.torch.save_file(strange, tmp_path / "model.safetensors", {"format": "pt"})
+        with pytest.raises(ValueError, match="other shapes"):
+            ViT.from_pretrained(tmp_path)
