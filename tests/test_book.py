@@ -1,5 +1,6 @@
 """The book is complete: every picture described, every page listed, every notebook run."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -160,3 +161,18 @@ def test_what_a_screen_reader_would_stumble_over_is_mended(monkeypatch):
     assert "<dd>" not in context["body"] and "<dl><dt>1</dt></dl>" in context["body"]
     named = str(context["generate_toctree_html"]("sidebar"))
     assert '<summary aria-label="Pages below Reference">' in named
+
+
+def promised_tests(page):
+    """The tests that a page names, as file and function."""
+    return re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page)
+
+
+def test_every_promise_has_a_test_that_is_there():
+    page = (ROOT / "book" / "promises.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| ") and "---" not in line]
+    promises = [row for row in rows if not row.endswith("| test |")]
+    assert len(promises) >= 20 and all(promised_tests(row) for row in promises)
+    for file, name in promised_tests(page):
+        source = (ROOT / file).read_text(encoding="utf-8")
+        assert re.search(rf"^def {name}\(", source, re.MULTILINE), f"{file} has no {name}"
