@@ -129,6 +129,9 @@ class PictureSize(int):
         return image.crop((left, top, left + self, top + self))
 
 
+LEADS_OUT = "A link that leads out of the folder"
+
+
 class FoundPictures(NamedTuple):
     """What `find_pictures` has found in a folder.
 
