@@ -22,7 +22,11 @@ from distilclip.storage.weights import (
     load_whole,
     read_text_kind,
 )
-from distilclip.storage.words import warn_of_unread, with_known_words
+from distilclip.storage.words import (
+    strange_ids,
+    warn_of_unread,
+    with_known_words,
+)
 from distilclip.vit import evaluating
 
 
@@ -175,10 +179,7 @@ class TextEncoder(nn.Module):
         try:
             hidden = self.model(input_ids, attention_mask)
         except IndexError:  # on a CPU; a GPU says it in its own way
-            raise ValueError(
-                "Token ids must be those of the tokenizer, from 0 to "
-                f"{self.model.config.vocab_size - 1}."
-            ) from None
+            raise ValueError(strange_ids(self.model.config.vocab_size)) from None
         return pool_text(hidden.last_hidden_state, attention_mask, self.pool)
 
     def tokenize(

@@ -7,6 +7,8 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
+from distilclip.sources.splits import split_of_folder
+
 MOST_BELOW = 200  # folders in which a name is looked for
 # Files that hold many pictures or their captions
 CONTAINER = re.compile(
@@ -15,11 +17,14 @@ CONTAINER = re.compile(
 )
 
 
+LOOKED_INTO = {"annotations", "captions", "data", "karpathy"}  # beside splits
+
+
 def check_containers(folder: Path) -> None:
     """Refuse a folder with shards or tables that are links to nowhere, pipes, ...
 
     Left out, they would make another data set of it; opened, a pipe never ends. Nor
-    may links of tables, shards or folders lead out of it, but to the files of a
+    may links of tables, shards or the folders of splits lead out of it, but to the files of a
     snapshot in the Hub's cache. Hidden files are nobody's. Raises ValueError that
     names the first one.
     """
@@ -29,7 +34,9 @@ def check_containers(folder: Path) -> None:
         folders[:] = [name for name in folders if name[0] != "."]
         for name in (*folders, *names):
             path = os.path.join(place, name)
-            is_read = name in folders or CONTAINER.fullmatch(name.lower())
+            is_read = CONTAINER.fullmatch(name.lower())
+            if name in folders:
+                is_read = split_of_folder(name) or name.lower() in LOOKED_INTO
             if name[0] == "." or not is_read or not os.path.islink(path):
                 continue
             real = os.path.realpath(path)

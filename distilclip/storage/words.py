@@ -142,3 +142,8 @@ def warn_of_unread(texts: Sequence[str], tokens, tokenizer: Any) -> None:
             rest = f" and {len(new) - 1} more" if len(new) > 1 else ""
             message = f"The text encoder {about}: %s%s."
             LOG.warning(message, len(new), noun, shown, rest)
+
+
+def strange_ids(vocabulary: int) -> str:
+    """The sentence for token ids that a vocabulary of this size does not have."""
+    return f"Token ids must be those of the tokenizer, from 0 to {vocabulary - 1}."
