@@ -10,7 +10,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from distilclip.sources.entries import Asked
-from distilclip.sources.places import Place, shortened, the_same
+from distilclip.sources.places import (
+    Place,
+    is_inside,
+    leads_out,
+    shortened,
+    the_same,
+)
 from distilclip.sources.skipping import LOG
 from distilclip.sources.splits import SPLIT_WORDS
 from distilclip.storage.files import is_folder
@@ -141,7 +147,7 @@ def folders_called(source: Path, names: Iterable[str]) -> list[Path]:
     """The folders below `source` that have one of these names, in any case.
 
     A name may lead through several folders, `a/b`; "." is `source` itself. The
-    order is that of `names`.
+    order is that of `names`. Raises ValueError for one that is a link out of it.
     """
     found: dict[Path, None] = {}
     children: dict[Path, list[Path]] = {}
@@ -162,6 +168,10 @@ def folders_called(source: Path, names: Iterable[str]) -> list[Path]:
                 for child in children[place]
                 if child.name.lower() == part.lower()
             ]
+            for place in filter(Path.is_symlink, places):
+                root = os.path.realpath(source)
+                if not is_inside(os.path.realpath(place), root):
+                    raise ValueError(leads_out(place, source))
         found.update(dict.fromkeys(places))
     return list(found)
 

@@ -15,8 +15,6 @@ CONTAINER = re.compile(
     r".*\.(parquet|arrow|tar|csv|tsv|jsonl)|(captions|dataset|state|metadata).*\.json"
     r"|(captions|results|results_20130124|.*\.token|.*images)\.(txt|token)"
 )
-
-
 LOOKED_INTO = {"annotations", "captions", "data", "karpathy"}  # beside splits
 
 
@@ -24,9 +22,9 @@ def check_containers(folder: Path) -> None:
     """Refuse a folder with shards or tables that are links to nowhere, pipes, ...
 
     Left out, they would make another data set of it; opened, a pipe never ends. Nor
-    may links of tables, shards or the folders of splits lead out of it, but to the files of a
-    snapshot in the Hub's cache. Hidden files are nobody's. Raises ValueError that
-    names the first one.
+    may links of tables, shards or the folders of splits lead out of it, but to the
+    files of a snapshot in the Hub's cache. Hidden files are nobody's. Raises
+    ValueError that names the first one.
     """
     roots = [os.path.realpath(folder)]
     roots += blobs_of(roots[0])
@@ -41,10 +39,7 @@ def check_containers(folder: Path) -> None:
                 continue
             real = os.path.realpath(path)
             if not any(real == r or is_inside(real, r) for r in roots):
-                raise ValueError(
-                    f"{path} is a link that leads out of {folder}: put what it "
-                    "leads to in its place, or take it out."
-                )
+                raise ValueError(leads_out(path, folder))
         for name in names:
             if name[0] == "." or not CONTAINER.fullmatch(name.lower()):
                 continue
@@ -60,6 +55,14 @@ def check_containers(folder: Path) -> None:
                     f"{path} cannot be read ({why}): mend it, or take it out of "
                     f"{folder}."
                 )
+
+
+def leads_out(path: str | Path, folder: Path) -> str:
+    """The sentence for a link in a source that leads out of it."""
+    return (
+        f"{path} is a link that leads out of {folder}: put what it leads to in its "
+        "place, or take it out."
+    )
 
 
 def is_inside(real: str, root: str) -> bool:
