@@ -19,8 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from distilclip.sources.columns import names_in
-from distilclip.sources.entries import Asked
+from distilclip.sources.columns import asked_for
 from distilclip.sources.hub import load_hub, load_memory
 from distilclip.sources.recognise import (
     OWN_SOURCES,
@@ -42,10 +41,10 @@ HUB_SOURCES = {"flickr8k": "jxie/flickr8k", "naruto": "lambda/naruto-blip-captio
 def load_pairs(
     source: Source,
     skip_broken: bool = False,
-    image_column: str = "",
-    caption_column: str | Sequence[str] = "",
-    split_column: str = "",
-    delimiter: str = "",
+    image_column: str | None = None,
+    caption_column: str | Sequence[str] | None = None,
+    split_column: str | None = None,
+    delimiter: str | None = None,
 ) -> datasets.DatasetDict:
     """Image-caption pairs: one row a picture, in the splits that the source names.
 
@@ -65,14 +64,16 @@ def load_pairs(
     FileNotFoundError where it cannot be reached. With `skip_broken`, what is at
     fault is left out and listed in a warning.
     """
-    captions, skipped = names_in(caption_column), [] if skip_broken else None
-    asked = Asked(image_column, captions, split_column, delimiter, skipped)
+    skipped = [] if skip_broken else None
+    asked = asked_for(
+        image_column, caption_column, split_column, delimiter, skipped
+    )
     if not isinstance(source, str | Path):
         return load_memory(source, asked)
     name, path = str(source), Path(source).expanduser()
     if name in OWN_SOURCES:
         return load_own(name, asked)
-    if name not in HUB_SOURCES and os.path.exists(path):
+    if name not in HUB_SOURCES and name.strip() and os.path.exists(path):
         return load_path(path, asked)
     return load_hub(HUB_SOURCES.get(name, name), asked)
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from distilclip.index.file import Stamp, image_side_key, read_index, write_index
+from distilclip.index.given import checked_embeds, checked_ids
 from distilclip.index.neighbours import faiss_neighbours
 from distilclip.loss import cosines
 from distilclip.storage.pictures import (
@@ -69,11 +70,10 @@ def retrieval_metrics(
 
     Ties are counted pessimistically: a rival within 1e-6 of the best right answer
     stands before it, so a model that puts everything in one place finds nothing.
-    Raises ValueError for image ids or texts that do not fit, and for embeddings
-    that are not finite.
+    Raises ValueError for image ids, texts, shapes or ks that do not fit, and for
+    embeddings that are not finite.
     """
-    image_embeds = torch.as_tensor(image_embeds)
-    text_embeds = torch.as_tensor(text_embeds)
+    image_embeds, text_embeds, ks = checked_embeds(image_embeds, text_embeds, ks)
     owners, order = texts_by_image(
         image_ids_of_texts, len(image_embeds), text_embeds
     )
@@ -208,7 +208,7 @@ def texts_by_image(
 
     Raises ValueError for images that are not there.
     """
-    owners = torch.as_tensor(owners, device=text_embeds.device)
+    owners = checked_ids(owners, text_embeds.device)
     if len(owners) != len(text_embeds):
         raise ValueError(
             f"{len(text_embeds)} texts, but {len(owners)} image ids for them."

@@ -319,3 +319,29 @@ def test_views_after_crops_are_those_of_floats():
     options = {"texture": 0.5, "shade": 0.3}
     whole = augment(pixels, seeded(0), **options)
     assert torch.equal(augment(pixels.float() / 255, seeded(0), **options), whole)
+
+
+def test_options_that_are_not_given_or_no_text(tmp_path):
+    for number in range(4):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    lines = [f"{number}.png\tnumber {number}" for number in range(4)]
+    (tmp_path / "x.csv").write_text("\n".join(["image\tcaption", *lines]) + "\n")
+    options = ("image_column", "caption_column", "split_column", "delimiter")
+    for nothing in (None, ""):
+        pairs = load_pairs(tmp_path / "x.csv", **dict.fromkeys(options, nothing))
+        assert sum(map(len, pairs.values())) == 4
+    for option in options:
+        with pytest.raises(ValueError, match="delimiter must" if option == "delimiter" else option):
+            load_pairs(tmp_path / "x.csv", **{option: 3})
+    with pytest.raises(ValueError, match=r"caption_column must be a text.*got 3"):
+        load_pairs(tmp_path / "x.csv", caption_column=["caption", 3])
+    for name in ("TAB", "\\t", "\t"):
+        assert sum(map(len, load_pairs(tmp_path / "x.csv", delimiter=name).values())) == 4
+    with pytest.raises(ValueError, match=r"one character, or tab, .*semicolon.*got 'dots'"):
+        load_pairs(tmp_path / "x.csv", delimiter="dots")
+
+
+@pytest.mark.parametrize("name", ["", "  "])
+def test_no_name_is_not_the_current_folder(name):
+    with pytest.raises(ValueError, match="Unknown data source"):
+        load_pairs(name)

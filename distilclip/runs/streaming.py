@@ -26,7 +26,7 @@ from distilclip.data import HUB_SOURCES, TrainingPairs
 from distilclip.runs.checkpoint import pairs_hash
 from distilclip.runs.settings import READING, TrainConfig
 from distilclip.scale import ShuffledStream
-from distilclip.sources.columns import names_in
+from distilclip.sources.columns import asked_for
 from distilclip.sources.entries import Asked
 from distilclip.sources.streams import (
     Row,
@@ -250,8 +250,7 @@ def open_streamed(
 def asked_of(config: TrainConfig, skips: Skips | None) -> Asked:
     """How a run's data are to be read."""
     reading = {name: getattr(config, name) for name in READING}
-    captions = names_in(reading.pop("caption_column"))
-    return Asked(caption_columns=captions, skipped=skips, **reading)
+    return asked_for(**reading, skipped=skips)
 
 
 def identity_of(stream: Stream, held_out: datasets.DatasetDict) -> str:

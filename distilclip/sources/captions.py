@@ -1,25 +1,21 @@
 """Captions as their sources have them, made clean or refused in a sentence."""
 
-import ast
-import json
-import re
 import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
-QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
-NO_TEXT = re.compile(r"(?:None|null|nan|NaN)\b")
-# What programs write into a cell that has nothing in it
-NO_VALUE = {"None", "null", "NULL", "nan", "NaN", "<NA>", "N/A", "n/a", "#N/A"}
-TEXT_KEYS = ("raw", "caption", "text")  # of a caption with its number and the like
+from distilclip.sources.columns import listed
+from distilclip.sources.written import read_written, text_of_bytes
+
+# What programs write into a cell that has nothing in it: in any case, and as it is
+NO_VALUE = {"none", "null", "undefined", "n/a", "#n/a", "<na>"}
+EXACTLY_NO_VALUE = {"NA", "nan", "NaN", "NAN", "NaT"}  # Na is sodium, Nan a name
+PLACEHOLDERS = "-–—._… "  # of a cell with nothing else
+TEXT_KEYS = ("raw", "caption", "text", "sentence")  # of a caption with its number
 
 
 class NoCaptionError(ValueError):
     """There is a picture, and where its captions should be there is nothing."""
-
-
-BETWEEN = re.compile(r"\s*,\s*|\s+")
-ARRAY = re.compile(r"array\((\[.*\])(?:,\s*dtype=[^()]*)?\)", re.DOTALL)
 
 
 def clean_captions(captions: Iterable[Any], where: str) -> list[str]:
@@ -30,35 +26,67 @@ def clean_captions(captions: Iterable[Any], where: str) -> list[str]:
     good one (NoCaptionError), or where one is no text, or no valid Unicode.
     """
     cleaned: dict[str, None] = {}
+    blank = ""
     for caption in captions:
-        if isinstance(caption, dict):
-            texts = (caption[key] for key in TEXT_KEYS if key in caption)
-            caption = next(texts, caption)
-        if caption is None or caption != caption:  # not a number: a blank of pandas
-            continue
-        if not isinstance(caption, str):
-            kind = type(caption).__name__
-            article = "an" if kind[0] in "aeiou" else "a"
-            raise ValueError(f"A caption is {article} {kind}, not text: {where}.")
-        text = " ".join(caption.split())
-        if not text.isprintable():
-            text = "".join(
-                " " if unicodedata.category(c) == "Cc" else c for c in text
-            )
-            text = " ".join(text.split())
-            if any(0xD800 <= ord(c) <= 0xDFFF for c in text):
-                raise ValueError(
-                    f"A caption holds half a character (a lone surrogate): {where}."
-                )
-            if not is_visible(text):
-                continue
-        if text and text not in NO_VALUE:
+        text = clean_text(text_of(caption, where), where)
+        if is_blank_text(text):
+            blank = blank or text
+        else:
             cleaned[text] = None
     if not cleaned:
+        held = f" ({blank[:40]!r})" if is_visible(blank) else ""
         raise NoCaptionError(
-            f"Empty caption: {where}. Write one, or take the picture out."
+            f"Empty caption{held}: {where}. Write one, or take the picture out."
         )
     return list(cleaned)
+
+
+def text_of(caption: Any, where: str) -> str:
+    """The text of a caption as a source has it, "" where there is none.
+
+    Raises ValueError for what is no text, and for an object without one.
+    """
+    if isinstance(caption, dict):
+        keys = [key for key in TEXT_KEYS if key in caption]
+        if not keys:
+            raise ValueError(
+                f"A caption is an object with the keys {listed(caption)}: {where}. "
+                f"Expected {', '.join(TEXT_KEYS)} among them; make a column of the "
+                "key that is meant, and name it with --caption-column, in Python "
+                "caption_column."
+            )
+        caption = caption[keys[0]]
+    if isinstance(caption, bytes):
+        return text_of_bytes(caption, where)
+    if caption is None or caption != caption:  # not a number, not a time
+        return ""
+    if not isinstance(caption, str):
+        kind = type(caption).__name__
+        article = "an" if kind[0] in "aeiou" else "a"
+        raise ValueError(f"A caption is {article} {kind}, not text: {where}.")
+    return caption
+
+
+def clean_text(caption: str, where: str) -> str:
+    """A caption without control characters and needless space."""
+    text = " ".join(caption.split())
+    if not text.isprintable():
+        text = "".join(" " if unicodedata.category(c) == "Cc" else c for c in text)
+        text = " ".join(text.split())
+        if any(0xD800 <= ord(c) <= 0xDFFF for c in text):
+            raise ValueError(
+                f"A caption holds half a character (a lone surrogate): {where}."
+            )
+    return text
+
+
+def is_blank_text(text: str) -> bool:
+    """Whether a cell says that there is nothing: nan, NULL, n/a, a lone hyphen."""
+    if text in EXACTLY_NO_VALUE or text.lower() in NO_VALUE:
+        return True
+    if text[:1].isalnum():  # most captions: no more work
+        return False
+    return not text.strip(PLACEHOLDERS) or not is_visible(text)
 
 
 def is_visible(text: str) -> bool:
@@ -71,15 +99,16 @@ def is_visible(text: str) -> bool:
 def captions_of_cells(cells: Iterable[Any], where: str) -> list[str]:
     """The captions in some cells of a row: texts, lists, or lists written as text.
 
-    Raises ValueError as `clean_captions` does, and for what looks like a list
-    written as text but could be read in two ways.
+    Raises ValueError as `clean_captions` and `read_written` do.
     """
     captions: list[Any] = []
     for cell in cells:
         if hasattr(cell, "tolist"):  # NumPy's, from a table of pandas
             cell = cell.tolist()
-        if isinstance(cell, str) and looks_like_list(cell):
-            captions += read_list(cell, where)
+        if isinstance(cell, bytes):
+            cell = text_of_bytes(cell, where)
+        if isinstance(cell, str):
+            captions += read_written(cell, where)
         elif isinstance(cell, list | tuple):
             captions += cell
         else:
@@ -96,73 +125,3 @@ def captions_or_blank(cells: Iterable[Any], where: str) -> tuple[list[str], str]
         return captions_of_cells(cells, where), ""
     except NoCaptionError as error:
         return [], str(error)
-
-
-def looks_like_list(text: str) -> bool:
-    """Whether a cell is a list that was written as text, in whichever notation."""
-    if text[:1] not in (
-        "[",
-        "(",
-        "{",
-        "a",
-        " ",
-        "\n",
-    ):  # most captions: no more work
-        return False
-    text = text.strip()
-    if ARRAY.fullmatch(text):
-        return True
-    if text[:1] == "[" and text[-1:] == "]":
-        inner = text[1:-1].strip()
-        return not inner or inner[0] in "'\"[{" or "," in inner
-    if text[:1] + text[-1:] in ("()", "{}"):
-        inner = text[1:-1].strip()
-        return inner[:1] in ("'", '"') and inner[-1:] in ("'", '"', ",")
-    return False
-
-
-def read_list(text: str, where: str) -> list[Any]:
-    """The texts in a list that was written as text.
-
-    As JSON writes it, Python, or NumPy (without commas). Raises ValueError for any
-    other: a list without quotation marks, one that NumPy has shortened, a mixture.
-    """
-    text = text.strip()
-    try:
-        items = json.loads(text)
-    except (ValueError, RecursionError):
-        items = None
-    if isinstance(items, list) and all(
-        x is None or isinstance(x, str | dict) for x in items
-    ):
-        return items
-    array = ARRAY.fullmatch(text)
-    body = (array.group(1) if array else text)[1:-1].strip()
-    found: list[str | None] = []
-    marks, place = set(), 0
-    while place < len(body):
-        item = QUOTED.match(body, place) or NO_TEXT.match(body, place)
-        if item is None:
-            break
-        token = item.group()
-        try:
-            found.append(ast.literal_eval(token) if token[0] in "'\"" else None)
-        except (ValueError, SyntaxError):  # an unknown escape, or a line break
-            break
-        place = item.end()
-        between = BETWEEN.match(body, place)
-        if between is None:
-            break
-        place = between.end()
-        if place < len(body):
-            marks.add("," in between.group())
-    one_mark = len(marks) < 2 and not (
-        False in marks and text[0] != "[" and not array
-    )
-    if place < len(body) or not one_mark:
-        raise ValueError(
-            "A caption looks like a list written as text, which can be read in "
-            f"more than one way ({text[:40]!a}): {where}. Save lists as JSON, or "
-            "give a row to each caption."
-        )
-    return found

@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from distilclip.sources.entries import Asked
 from distilclip.sources.skipping import LOG
@@ -50,6 +50,13 @@ SPLIT_COLUMNS = {
     "folds",
 }
 SPLIT_COLUMNS |= {"split_name", "data_split", "dataset_split", "split_set", "mode"}
+# Words in the names of columns of texts, and in those of what is about texts
+TEXT_WORDS = {"caption", "captions", "text", "texts", "sentence", "sentences"}
+TEXT_WORDS |= {"title", "description", "comment", "prompt", "alt"}
+NO_TEXT_WORDS = {"number", "id", "ids", "index", "count", "score", "length", "url"}
+REPEATED = re.compile(r"(.+)\.\d+")
+MARKS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "bar": "|"}
+MARKS |= {"pipe": "|", "space": " "}
 NUMBERED = re.compile(r"(caption|text|sentence|description)_?(\d+)")
 
 
@@ -91,6 +98,8 @@ def plain(name: str) -> str:
 
 def caption_columns(names: Sequence[str], where: str) -> list[str]:
     """caption_0, caption_1, ... in the order of their numbers, or one name."""
+    again = {name for name in names if base_of(name) in names}
+    every, names = names, [name for name in names if name not in again]
     known = best_named(names, CAPTION_COLUMNS)
     strong = [name for name in known if plain(name) in CAPTION_COLUMNS[0]]
     families: dict[str, list[tuple[int, str]]] = {}
@@ -106,7 +115,36 @@ def caption_columns(names: Sequence[str], where: str) -> list[str]:
             the_only([*strong, *rest], "captions", "caption", where)
         return columns
     only = the_only(known, "captions", "caption", where)
-    return [only] if only else []
+    same = [name for name in every if name in again and base_of(name) == only]
+    return [only, *same] if only else []
+
+
+def base_of(name: str) -> str:
+    """What pandas made `caption.1` of, where a header has `caption` twice; ""."""
+    match = REPEATED.fullmatch(name)
+    return match[1] if match else ""
+
+
+def report_left_texts(
+    columns: Columns, names: Iterable[str], asked: Asked, where: str | Path
+) -> None:
+    """Say which column was taken, where others may hold captions, too."""
+    if asked.caption_columns or not columns.captions:
+        return
+    others = {*names} - {*columns.captions, columns.image, columns.split}
+    left = [
+        name
+        for name in names
+        if name in others
+        and not TEXT_WORDS.isdisjoint(words := plain(name).split("_"))
+        and NO_TEXT_WORDS.isdisjoint(words)
+    ]
+    if left:
+        LOG.info(
+            "%s: the captions are those of the column %s; not read: %s. Choose "
+            "with --caption-column, in Python caption_column.",
+            *(where, listed(columns.captions), listed(left)),
+        )
 
 
 def best_named(names: Sequence[str], ranks: Sequence[Sequence[str]]) -> list[str]:
@@ -227,7 +265,63 @@ def listed(names: Iterable[str], most: int = 12) -> str:
     return ", ".join([*shown[:most], *more]) or "none"
 
 
-def names_in(columns: str | Sequence[str]) -> tuple[str, ...]:
-    """Names of columns: as they are in a list, or with commas between them."""
+def asked_for(
+    image_column: str | None,
+    caption_column: str | Sequence[str] | None,
+    split_column: str | None,
+    delimiter: str | None,
+    skipped: list[str] | None,
+) -> Asked:
+    """What a user asks of a reader; None and "" are as if not given.
+
+    Raises ValueError for what is no text.
+    """
+    return Asked(
+        name_in(image_column, "image_column"),
+        names_in(caption_column),
+        name_in(split_column, "split_column"),
+        delimiter_in(delimiter),
+        skipped,
+    )
+
+
+def delimiter_in(given: Any) -> str:
+    """What stands between columns: a mark, or its name such as "tab"; "" for None.
+
+    Raises ValueError for what is no one character.
+    """
+    if given is None or given == "":
+        return ""
+    mark = MARKS.get(given.lower(), given) if isinstance(given, str) else ""
+    if len(mark) != 1 or mark in '"\r\n':
+        raise ValueError(
+            f"The delimiter must be one character, or {', '.join(MARKS)}; got "
+            f"{given!r:.60}."
+        )
+    return mark
+
+
+def names_in(columns: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Names of columns: as they are in a list, or with commas between them.
+
+    Raises ValueError for what is no name.
+    """
+    if columns is None:
+        return ()
+    is_list = isinstance(columns, Sequence) and not isinstance(columns, str | bytes)
     names = columns.split(",") if isinstance(columns, str) else columns
-    return tuple(name.strip() for name in names if name.strip())
+    names = list(names) if is_list or isinstance(columns, str) else [names]
+    return tuple(
+        name for each in names if (name := name_in(each, "caption_column"))
+    )
+
+
+def name_in(given: Any, option: str) -> str:
+    """What was given as an option's name, "" for None; ValueError for no text."""
+    if given is None:
+        return ""
+    if not isinstance(given, str):
+        raise ValueError(
+            f"{option} must be a text, the name of a column, got {given!r:.60}."
+        )
+    return given.strip()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet
 
-from distilclip.sources.captions import captions_or_blank, looks_like_list
+from distilclip.sources.captions import captions_or_blank
 from distilclip.sources.columns import listed
 from distilclip.sources.entries import Asked, Entry
 from distilclip.sources.listed import children_of
@@ -28,6 +28,7 @@ from distilclip.sources.tables import (
     read_records,
     read_table,
 )
+from distilclip.sources.written import cells_of_text
 from distilclip.storage.files import is_file, is_folder, read_utf8
 from distilclip.storage.pictures import describe_others, find_pictures
 
@@ -293,8 +294,7 @@ def read_text_file(
                 f"{' or '.join(METADATA[:2])} in {folder}{other_tables(folder)}."
             )
         content = read_utf8(text)
-        cells = [content] if looks_like_list(content) else content.splitlines()
-        captions, blank = captions_or_blank(cells, str(text))
+        captions, blank = captions_or_blank(cells_of_text(content), str(text))
     except (ValueError, OSError) as error:
         refuse_or_skip(error, asked.skipped)
     else:

@@ -4,6 +4,7 @@ They stay where they are. Only undecoded bytes are looked at, a batch at a time,
 what is joined or left out is left out by its row's number.
 """
 
+import json
 import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ import pyarrow.compute as pc
 from datasets.exceptions import DatasetsError
 from datasets.table import InMemoryTable
 
+from distilclip.sources.arrays import UNDECODED, encode_all, is_blank
 from distilclip.sources.captions import captions_or_blank
 from distilclip.sources.columns import (
     CAPTION_COLUMNS,
@@ -27,6 +29,7 @@ from distilclip.sources.columns import (
     find_column,
     known_split,
     listed,
+    report_left_texts,
     report_unheeded,
     split_by_cells,
     the_only,
@@ -43,7 +46,7 @@ from distilclip.sources.joining import (
     refuse_blanks,
 )
 from distilclip.sources.places import Place
-from distilclip.sources.skipping import refuse_or_skip, report_skipped
+from distilclip.sources.skipping import SKIP, refuse_or_skip, report_skipped
 from distilclip.sources.split_folders import splits_by_folder
 from distilclip.sources.splits import (
     SPLITS,
@@ -57,7 +60,6 @@ from distilclip.storage.files import is_file
 from distilclip.storage.hub import looks_like_hub_id, offline_without_network
 from distilclip.storage.pictures import find_fault
 
-UNDECODED = datasets.Image(decode=False)
 BATCH = 1000  # rows looked at together
 # What libraries raise for files that are strange, the last ones by mistake
 BY_MISTAKE = (
@@ -191,40 +193,40 @@ def rows_of_frame(frame: Any, asked: Asked) -> datasets.Dataset:
         fitting = [name for name in names if holds_values(frame[name])] or names
         best = best_named(fitting, IMAGE_COLUMNS)
         image = the_only(best, "the picture", "image", "the DataFrame")
-    columns = {}
-    for name in names:
-        values = list(frame[name])
-        if name == image:
-            encode = UNDECODED.encode_example
-            values = [
-                None if is_blank(value) else encode(value) for value in values
-            ]
-            columns[name] = pa.array(values, UNDECODED.pa_type)
-        else:
-            values = [v.tolist() if hasattr(v, "tolist") else v for v in values]
-            values = [None if is_blank(value) else value for value in values]
-            try:
-                columns[name] = pa.array(values)
-            except pa.ArrowException:  # of many kinds: none that we could read
-                texts = [None if value is None else str(value) for value in values]
-                columns[name] = pa.array(texts, pa.string())
+    columns = {n: array_of_column(frame[n]) for n in names if n != image}
+    if image:
+        values, kept = encode_all(frame[image], "the DataFrame", asked)
+        columns = {n: values_of.take(kept) for n, values_of in columns.items()}
+        columns[image] = pa.array(values, UNDECODED.pa_type)
     rows = datasets.Dataset(InMemoryTable(pa.table(columns)))
     return rows.cast_column(image, UNDECODED) if image else rows
+
+
+def array_of_column(column: Iterable[Any]) -> pa.Array:
+    """A column of pandas as Arrow has it; values of many kinds become text."""
+    values = [None if is_blank(value) else value for value in column]
+    values = [v.tolist() if hasattr(v, "tolist") else v for v in values]
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, ValueError, TypeError, OverflowError):
+        texts = [None if is_blank(value) else as_text(value) for value in values]
+        if any(isinstance(text, bytes) for text in texts):
+            texts = [t.encode() if isinstance(t, str) else t for t in texts]
+            return pa.array(texts, pa.binary())
+        return pa.array(texts, pa.string())
+
+
+def as_text(value: Any) -> str | bytes:
+    """A value as text, lists and objects in JSON; bytes stay what they are."""
+    if isinstance(value, dict | list | tuple):
+        return json.dumps(value, default=str, ensure_ascii=False)
+    return value if isinstance(value, str | bytes) else str(value)
 
 
 def holds_values(column: Any) -> bool:
     """Whether a column of pandas holds pictures or bytes, rather than names."""
     first = next((value for value in column if not is_blank(value)), "")
     return not isinstance(first, str | Path)
-
-
-def is_blank(value: Any) -> bool:
-    """Whether a cell of pandas holds nothing: None, NaN, NA."""
-    return (
-        value is None
-        or type(value).__name__ == "NAType"
-        or (isinstance(value, float) and value != value)
-    )
 
 
 def pairs_of_rows(
@@ -246,6 +248,12 @@ def pairs_of_rows(
             part = f"The split {split!r} of {name}" if split else str(name)
             raise ValueError(f"{part} is empty: it has no rows.")
     columns = {s: columns_of_rows(rows, name, asked) for s, rows in plain.items()}
+    for split, rows in [*plain.items()][:1]:
+        report_left_texts(columns[split], rows.column_names, asked, name)
+    plain = {
+        split: with_pictures(rows, columns[split].image, split, asked)
+        for split, rows in plain.items()
+    }
     if place and any(is_text(rows, columns[s].image) for s, rows in plain.items()):
         entries = (
             entry
@@ -287,11 +295,11 @@ def columns_of_rows(
     """
     names = rows.column_names
     image = asked.image_column and find_column(asked.image_column, names, str(name))
-    kinds = (is_image, holds_bytes, is_text)
+    kinds = (is_image, holds_bytes, holds_arrays, is_text)
     for kind in () if image else kinds:
         fitting = [column for column in names if kind(rows, column)]
         best = best_named(fitting, IMAGE_COLUMNS)
-        if not best and kind is not is_text:
+        if not best and kind in (is_image, holds_bytes):
             best = [
                 c for c in fitting if kind is is_image or holds_picture(rows, c)
             ]
@@ -343,6 +351,31 @@ def holds_bytes(rows: datasets.Dataset, column: str) -> bool:
     if pa.types.is_struct(kind):
         return kind.get_field_index("bytes") >= 0
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def holds_arrays(rows: datasets.Dataset, column: str) -> bool:
+    """Whether a column holds numbers in lists, as arrays become in `datasets`."""
+    kind = rows.features[column]
+    if hasattr(kind, "shape"):  # Array2D and the like
+        return True
+    depth = 0
+    while hasattr(kind, "feature"):
+        kind, depth = kind.feature, depth + 1
+    dtype = str(getattr(kind, "dtype", ""))
+    return depth > 0 and dtype.startswith(("int", "uint", "float", "bool"))
+
+
+def with_pictures(
+    rows: datasets.Dataset, column: str, split: object, asked: Asked
+) -> datasets.Dataset:
+    """The rows with undecoded pictures where the column `column` has arrays."""
+    if not holds_arrays(rows, column):
+        return rows
+    arrays = rows.select_columns([column]).with_format("numpy")
+    values = (row[column] for row in arrays)  # type: ignore
+    pictures, kept = encode_all(values, str(split or "the table"), asked)
+    others = rows.select(kept).remove_columns([column])
+    return others.add_column(column, pictures, feature=UNDECODED)
 
 
 def holds_picture(rows: datasets.Dataset, column: str) -> bool:
@@ -460,14 +493,14 @@ def images_of_rows(
     image = image.cast_column(columns.image, UNDECODED)
     if columns.image != "image":
         image = image.rename_column(columns.image, "image")
-    fine = [True] * len(rows)
+    fine = rows_with_picture(image, split, asked)
     if place is None or not len(rows):
         return image, fine
     chunks, is_named = [], False
     for start, content, path in image_chunks(image):
         names = path.to_pylist()
         for number in np.flatnonzero(is_null(content)):
-            if names[number] is None:
+            if names[number] is None or not fine[start + number]:
                 continue
             is_named = True
             where = f"in row {start + number} of {split or 'the table'}"
@@ -484,6 +517,29 @@ def images_of_rows(
         return image, fine
     table = InMemoryTable(pa.table({"image": pa.chunked_array(chunks)}))
     return datasets.Dataset(table).cast_column("image", UNDECODED), fine
+
+
+def rows_with_picture(
+    image: datasets.Dataset, split: object, asked: Asked
+) -> list[bool]:
+    """Which rows have a picture, or name one; raises ValueError for the others.
+
+    A failed download, say, leaves a row with its caption and no picture.
+    """
+    fine = [True] * len(image)
+    for start, content, path in image_chunks(image):
+        sizes = pc.fill_null(pc.binary_length(content), 0)  # type: ignore[attr-defined]
+        names = pc.fill_null(pc.binary_length(path), 0)  # type: ignore[attr-defined]
+        is_empty = pc.equal(pc.add(sizes, names), 0)  # type: ignore[attr-defined]
+        for number in np.flatnonzero(is_empty.to_numpy(zero_copy_only=False)):
+            row = start + int(number)
+            error = ValueError(
+                f"There is no picture in row {row} of {split or 'the table'}, its "
+                f"cell is empty: put one there, take the row out, or {SKIP}."
+            )
+            refuse_or_skip(error, asked.skipped)
+            fine[row] = False
+    return fine
 
 
 def image_chunks(

@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+SKIP = "skip such rows (--skip-broken, in Python skip_broken)"
 LOG = logging.getLogger("distilclip.sources")
 
 

@@ -22,11 +22,11 @@ import pyarrow.parquet
 from datasets.table import InMemoryTable
 
 from distilclip.sources import parquet, tars
+from distilclip.sources.arrays import UNDECODED, encode_picture
 from distilclip.sources.captions import captions_of_cells
 from distilclip.sources.columns import Columns, split_by_cells
 from distilclip.sources.entries import Asked, Entry
 from distilclip.sources.hub import (
-    UNDECODED,
     UNREADABLE,
     columns_of_rows,
     may_say_split,
@@ -41,7 +41,7 @@ from distilclip.sources.recognise import (
     is_parquet_file,
     is_parquet_folder,
 )
-from distilclip.sources.skipping import LOG, refuse_or_skip
+from distilclip.sources.skipping import LOG, SKIP, refuse_or_skip
 from distilclip.sources.split_folders import split_within
 from distilclip.sources.splits import SPLITS, split_name
 from distilclip.storage.hub import looks_like_hub_id, offline_without_network
@@ -451,8 +451,8 @@ def content_of(cell: Any, where: str, place: str | None = None) -> bytes:
     A file that the cell only names is opened where its path begins with `place`, or
     leads through an archive there, and never where that is None.
     """
-    if cell is not None and not isinstance(cell, bytes | dict):
-        cell = UNDECODED.encode_example(cell)
+    if not isinstance(cell, bytes | dict):
+        cell = encode_picture(cell, where)
     known = cell if isinstance(cell, dict) else {"bytes": cell}
     content: Any = known.get("bytes")
     path = str(known.get("path") or "")
@@ -461,7 +461,8 @@ def content_of(cell: Any, where: str, place: str | None = None) -> bytes:
         allowed = all(part.startswith(ARCHIVES) for part in archives)
         if place is None or not (allowed and outer.startswith(place)):
             raise ValueError(
-                f"{where} has no picture, only the name of one: {path[:80]!r}."
+                f"{where} has no picture, only the name of one: {path[:80]!r}. Put "
+                f"its bytes there, or {SKIP}."
             )
         try:
             with fsspec.open(path, "rb") as file:
@@ -471,7 +472,10 @@ def content_of(cell: Any, where: str, place: str | None = None) -> bytes:
                 f"The picture in {where} cannot be read: {error}."
             ) from None
     if not content:
-        raise ValueError(f"There is no picture in {where}.")
+        raise ValueError(
+            f"There is no picture in {where}, its cell is empty: put one there, "
+            f"take the row out, or {SKIP}."
+        )
     return content
 
 

@@ -10,7 +10,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,18 +24,21 @@ from distilclip.sources.columns import (
     NUMBERED,
     Columns,
     choose_columns,
+    delimiter_in,
     listed,
     plain,
+    report_left_texts,
     split_by_cells,
 )
 from distilclip.sources.entries import Asked, Entry
 from distilclip.sources.places import Place
-from distilclip.sources.skipping import LOG, refuse_or_skip
+from distilclip.sources.skipping import LOG, SKIP, refuse_or_skip
 from distilclip.storage.files import read_utf8
 from distilclip.storage.pictures import IMAGE_SUFFIXES
 
 DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 JSON_TABLES = (".jsonl", ".ndjson", ".json")
+csv.field_size_limit(2**31 - 1)  # a cell may hold a thumbnail; else 131,072
 TEXT_TABLES = (".csv", ".tsv", *JSON_TABLES)
 ENDING = "|".join(re.escape(suffix) for suffix in sorted(IMAGE_SUFFIXES))
 
@@ -57,16 +60,17 @@ def read_table(file: Path, place: Place, asked: Asked) -> Iterator[Entry]:
     about = f"{file} ({DELIMITERS.get(delimiter, repr(delimiter))} between columns)"
     columns = choose_columns(names, asked, about)
     check_columns(columns, names, about)
+    report_left_texts(columns, names, asked, file)
 
     def rows() -> Iterator[list[str]]:
         quiet = replace(asked, skipped=[])
-        return (c for _, c in csv_rows(text, delimiter, names, file, quiet))
+        return (c for _, c in csv_rows(text, delimiter, names, place, file, quiet))
 
     taken = [columns.image, *columns.captions]
     by_name = columns.split or split_by_cells(names, taken, rows, file)
     places = [names.index(name) for name in taken]
     split = names.index(by_name) if by_name else None
-    for where, cells in csv_rows(text, delimiter, names, file, asked):
+    for where, cells in csv_rows(text, delimiter, names, place, file, asked):
         try:
             found = place.find(
                 cell_of_picture(cells[places[0]], where), f"in {where}"
@@ -131,6 +135,8 @@ def read_records(
             keys = tuple(record) if isinstance(record, dict) else ()
             if keys not in known:
                 known[keys] = choose_columns(keys, lenient(asked, keys), str(file))
+                if len(known) == 1:
+                    report_left_texts(known[keys], keys, asked, file)
             columns = known[keys]
             if not columns.image:
                 wanted = asked.image_column or "file_name"
@@ -202,7 +208,10 @@ def word_of_split(word: object) -> str:
 def cell_of_picture(cell: Any, where: str) -> str:
     """The name of a file in a cell; ValueError where there is none."""
     if not isinstance(cell, str) or not cell.strip():
-        raise ValueError(f"No file_name in {where}: its cell holds {cell!a:.40}.")
+        raise ValueError(
+            f"No file_name in {where}: its cell holds {cell!a:.40}. "
+            f"Name one, or {SKIP}."
+        )
     return cell.strip()
 
 
@@ -230,12 +239,7 @@ def check_columns(columns: Columns, names: Iterable[str], about: str) -> None:
 def find_delimiter(header: str, asked: Asked, file: Path) -> str:
     """What stands between the columns: as asked, or as the header line shows it."""
     if asked.delimiter:
-        given = {"tab": "\t", "\\t": "\t"}.get(asked.delimiter, asked.delimiter)
-        if len(given) != 1 or given in '"\r\n':
-            raise ValueError(
-                f"The delimiter must be one character, got {asked.delimiter!r}."
-            )
-        return given
+        return delimiter_in(asked.delimiter)
     known = {*sum(IMAGE_COLUMNS, ()), *sum(CAPTION_COLUMNS, ()), "split"}
     known |= {plain(asked.image_column), plain(asked.split_column)}
     known |= {plain(name) for name in asked.caption_columns}
@@ -269,7 +273,12 @@ def split_line(line: str, delimiter: str) -> list[str]:
 
 
 def csv_rows(
-    text: str, delimiter: str, names: list[str], file: Path, asked: Asked
+    text: str,
+    delimiter: str,
+    names: list[str],
+    place: Place,
+    file: Path,
+    asked: Asked,
 ) -> Iterator[tuple[str, list[str]]]:
     """Where each row of a table stands, and its cells, one for each column.
 
@@ -278,11 +287,12 @@ def csv_rows(
     form: dict[str, Any] = {"delimiter": delimiter, "strict": True}
     form["skipinitialspace"] = f"{delimiter} " in first_line(text)
     quoting = quoting_of(text, form, file)
-    source = io.StringIO(text, newline="")
-    reader = csv.reader(source, quoting=quoting, **form)
+    source, lines = io.StringIO(text, newline=""), []
+    reader = csv.reader(noted(source, lines), quoting=quoting, **form)
     number, line, header = 0, 0, True
     for cells in whole_rows(reader, file):
         start, line = line + 1, reader.line_num
+        written, lines[:] = lines[:], []
         if not cells or (len(cells) == 1 and not cells[0].strip()):
             continue
         if header:
@@ -299,10 +309,11 @@ def csv_rows(
                     f"{DELIMITERS.get(delimiter, repr(delimiter))} between them: "
                     "put a cell that holds this mark into quotation marks."
                 )
-            if line > start and swallows_rows(cells, delimiter):
+            if line > start and swallows_rows(written, delimiter, names, place):
                 raise ValueError(
-                    f"A cell that begins at line {start} of {file} seems to hold "
-                    "other rows: close its quotation mark."
+                    f"The row that begins at line {start} of {file} seems to hold "
+                    f"other rows, up to line {line}: close its quotation mark, or "
+                    "take it out."
                 )
         except ValueError as error:
             refuse_or_skip(error, asked.skipped)
@@ -340,10 +351,34 @@ def quoting_of(text: str, form: dict[str, Any], file: Path) -> Literal[0, 3]:
     return csv.QUOTE_MINIMAL
 
 
-def swallows_rows(cells: Iterable[str], delimiter: str) -> bool:
-    """Whether a line in a cell looks like a row: a picture, then a delimiter."""
-    row = re.compile(rf"\n[^\n]*(?:{ENDING})\"?\s*{re.escape(delimiter)}", re.I)
-    return any("\n" in cell and row.search(cell) for cell in cells)
+def noted(source: Iterable[str], lines: list[str]) -> Iterator[str]:
+    """The lines of `source`, each added to `lines` as it is read."""
+    for line in source:
+        lines.append(line)
+        yield line
+
+
+def swallows_rows(
+    lines: Iterable[str], delimiter: str, names: Sequence[str], place: Place
+) -> bool:
+    """Whether the lines of one row look like rows: with all cells, and a picture.
+
+    A caption of several lines has such a cell in its first line or in its last.
+    """
+    count = 0
+    for line in lines:
+        cells = [cell.strip().strip('"').strip() for cell in line.split(delimiter)]
+        if len(cells) >= len(names):
+            count += any(may_be_picture(cell, place) for cell in cells)
+    return count > 1
+
+
+def may_be_picture(cell: str, place: Place) -> bool:
+    """Whether a cell ends as a picture's name does, or is the name of a file."""
+    if re.search(rf"(?:{ENDING})$", cell, re.I):
+        return True
+    is_name = 0 < len(cell) < 200 and "\0" not in cell
+    return is_name and os.path.isfile(os.path.join(place.root, place.base, cell))
 
 
 def json_records(file: Path) -> Iterator[tuple[str, Any]]:

@@ -30,6 +30,7 @@ from distilclip.sources.listed import (
 )
 from distilclip.sources.skipping import LOG, refuse_or_skip
 from distilclip.sources.splits import unclear_split
+from distilclip.sources.written import cells_of_text
 from distilclip.storage.files import is_file, is_folder, read_utf8
 from distilclip.storage.pictures import describe_others, find_pictures
 
@@ -401,7 +402,7 @@ def read_captions(
         lines = []
         for text in texts.values():
             if " ".join(text.split()) not in whole:
-                lines += [line for line in text.split("\n") if line.strip()]
+                lines += [cell for cell in cells_of_text(text) if cell.strip()]
         if not texts and not described:
             raise ValueError(no_captions(where, sample, objects))
         return captions_of_cells([*lines, *described], where)

@@ -3,9 +3,11 @@
 import json
 
 import datasets
+import pandas as pd
 import pytest
 from PIL import Image
 from samples import COLUMNS, picture
+from shards import encoded
 
 from distilclip import load_pairs
 
@@ -90,3 +92,55 @@ def test_what_was_saved_names_no_file_outside_its_folder(tmp_path, monkeypatch, 
     monkeypatch.chdir(folder)
     with pytest.raises(ValueError, match="lies outside"):
         load_pairs(folder)
+
+
+NO_PICTURES = (None, b"", float("nan"), pd.NaT, {"bytes": None, "path": None})
+
+
+def frame_without(blank, place, column="image"):
+    """Six pictures with captions; where the third picture should be is `blank`."""
+    contents = [encoded(number) for number in range(6)]
+    contents[place] = blank
+    return pd.DataFrame({column: contents, "caption": [f"number {n}" for n in range(6)]})
+
+
+@pytest.mark.parametrize("blank", NO_PICTURES, ids=str)
+@pytest.mark.parametrize("place", [0, 3])
+@pytest.mark.parametrize("kind", ["frame", "Dataset", "parquet"])
+def test_a_row_without_a_picture_is_refused_or_counted(blank, place, kind, tmp_path, caplog):
+    is_plain = not isinstance(blank, float | type(pd.NaT))
+    frame = frame_without(blank if kind == "frame" or is_plain else None, place)
+    if kind != "frame":
+        pictures = [
+            p if isinstance(p, dict) else {"bytes": p, "path": None} for p in frame["image"]
+        ]
+        frame = pd.DataFrame({"image": pictures, "caption": frame["caption"]})
+        frame.to_parquet(tmp_path / "x.parquet")
+    source = frame if kind == "frame" else tmp_path / "x.parquet"
+    if kind == "Dataset":
+        data = datasets.Dataset.from_pandas(frame)
+        source = data.cast_column("image", datasets.Image(decode=False))
+    with pytest.raises(ValueError, match=f"no picture in row {place} of .*--skip-broken"):
+        load_pairs(source)
+    pairs = load_pairs(source, skip_broken=True)
+    captions = sorted(row["captions"][0] for rows in pairs.values() for row in rows)
+    assert captions == [f"number {n}" for n in range(6) if n != place]
+    assert "Skipped 1 of the pictures" in caplog.text
+
+
+def test_failed_downloads_of_img2dataset_are_refused_or_counted(tmp_path):
+    frame_without(None, 2, "jpg").to_parquet(tmp_path / "00000.parquet")
+    with pytest.raises(ValueError, match=r"no picture in row 2 of .*--skip-broken"):
+        load_pairs(tmp_path / "00000.parquet")
+    pairs = load_pairs(tmp_path / "00000.parquet", skip_broken=True)
+    assert sum(map(len, pairs.values())) == 5
+
+
+def test_captions_of_many_kinds_in_a_frame(caplog):
+    texts = ["one", {"raw": "two", "id": 2}, '["three"]', b"four", ["five", "5"], pd.NaT]
+    frame = pd.DataFrame({"image": [encoded(n) for n in range(6)], "caption": texts})
+    with pytest.raises(ValueError, match="Empty caption: row 5"):
+        load_pairs(frame)
+    pairs = load_pairs(frame, skip_broken=True)
+    found = sorted(row["captions"] for rows in pairs.values() for row in rows)
+    assert found == [["five", "5"], ["four"], ["one"], ["three"], ["two"]]

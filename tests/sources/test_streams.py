@@ -300,3 +300,17 @@ def test_what_is_skipped_is_counted_once_over_all_passes(caplog):
     first, *lines = [record.getMessage() for record in caplog.records]
     assert first == "Skipped 22 of the pictures in the stream x:"
     assert lines == [*(f"  {line}" for line in ("a", "b", *range(8))), "  and 12 more"]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "iterable"])
+def test_a_row_without_a_picture_names_the_option_or_is_counted(kind, tmp_path):
+    contents = [encoded(0), None, encoded(2), encoded(3)]
+    columns = {"image": contents, "caption": [f"number {n}" for n in range(4)]}
+    data = datasets.Dataset.from_dict(columns)
+    data.to_parquet(tmp_path / "x.parquet")
+    source = data.to_iterable_dataset() if kind == "iterable" else tmp_path / "x.parquet"
+    with pytest.raises(ValueError, match=r"no picture in .*--skip-broken, in Python skip_broken"):
+        list(rows_of_split(open_stream(source, Asked()), "train"))
+    skips = Skips()
+    rows = list(rows_of_split(open_stream(source, Asked(skipped=skips)), "train"))
+    assert (len(rows), len(skips)) == (3, 1)

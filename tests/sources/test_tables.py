@@ -132,7 +132,9 @@ def test_a_list_written_as_text_is_the_list(texts):
     ],
 )
 def test_what_can_be_read_in_two_ways_is_refused(cell):
-    with pytest.raises(ValueError, match=r"list written as text|not text"):
+    with pytest.raises(
+        ValueError, match=r"list written as text|not text|an object with the keys en:"
+    ):
         captions_of_cells([cell], "here")
 
 
@@ -211,3 +213,74 @@ def test_windows_writes_paths_its_own_way(tmp_path):
     csv.writer(buffer, lineterminator="\r\n").writerows(rows)
     (tmp_path / "metadata.csv").write_bytes(b"\xef\xbb\xbf" + buffer.getvalue().encode())
     assert set(read(tmp_path)) == {f"images/{n}.png" for n in range(4)}
+
+
+@pytest.mark.parametrize("header", ["caption,image", "image,caption", "id,caption,image,set"])
+@pytest.mark.parametrize("suffix", [".png", ""])
+@pytest.mark.parametrize(("first", "last"), [(0, 1), (1, 4), (2, 5)])
+def test_rows_between_stray_quotation_marks_are_not_lost(header, suffix, first, last, tmp_path):
+    names, lines = header.split(","), [header]
+    for number in range(6):
+        picture(tmp_path / f"{number}.png", (number, 0, 0)).rename(tmp_path / f"{number}{suffix}")
+        text = f"bear {number}"
+        text = f'"{text}' if number == first else f'{text}"' if number == last else text
+        cells = {"image": f"{number}{suffix}", "caption": text, "id": "7", "set": "x"}
+        lines.append(",".join(cells[name] for name in names))
+    file = tmp_path / "list.csv"
+    file.write_text("\n".join(lines) + "\n")
+    if names[-1] == "caption":  # the mark opens in the last cell, and closes a row
+        message = f"begins at line {first + 2} of .*list.csv seems to hold other rows"
+    else:
+        message = rf"line {first + 2} .* up to line {last + 2}: close its quotation mark"
+    with pytest.raises(ValueError, match=message):
+        load_pairs(file)
+
+
+@pytest.mark.parametrize("header", ["caption,image", "image,caption", "id,caption,image,set"])
+def test_a_caption_of_several_lines_is_one_caption(header, tmp_path):
+    pictures_of(tmp_path)
+    names, rows = header.split(","), []
+    for number in range(4):
+        text = f"bears, {number}\nof, many, lines,\nand, last"
+        cells = {"image": f"{number}.png", "caption": text, "id": "7", "set": "x"}
+        rows.append([cells[name] for name in names])
+    found = read(write(tmp_path / "list.csv", [names, *rows]))
+    assert found["3.png"] == ["bears, 3 of, many, lines, and, last"]
+    assert len(found) == 4
+
+
+def test_columns_that_pandas_has_numbered_are_all_captions(tmp_path):
+    rows = [["image", "caption", "caption.1", "caption.2", "other.1"]]
+    rows += [[f"{n}.png", f"one {n}", f"two {n}", f"three {n}", "no"] for n in range(4)]
+    found = read(write(pictures_of(tmp_path) / "x.csv", rows))
+    assert found["2.png"] == ["one 2", "two 2", "three 2"]
+    assert read(tmp_path / "x.csv", caption_column="caption")["2.png"] == ["one 2"]
+
+
+@pytest.mark.parametrize("other", ["description", "caption_short", "Alt Text"])
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "frame"])
+def test_texts_that_are_not_read_are_named_once(other, kind, tmp_path, caplog):
+    caplog.set_level("INFO")
+    pictures_of(tmp_path)
+    rows = [
+        {"image": str(tmp_path / f"{n}.png"), "caption": f"c {n}", other: "x"} for n in range(4)
+    ]
+    source = pd.DataFrame(rows)
+    if kind == "csv":
+        source.to_csv(tmp_path / "x.csv", index=False)
+    else:
+        source.to_json(tmp_path / "x.jsonl", orient="records", lines=True)
+    source = source if kind == "frame" else tmp_path / f"x.{kind}"
+    load_pairs(source)
+    said = [r.getMessage() for r in caplog.records if "not read" in r.getMessage()]
+    assert len(said) == 1
+    assert f"the column caption; not read: {other}. Choose with --caption-column" in said[0]
+    caplog.clear()
+    load_pairs(source, caption_column="caption")
+    assert "not read" not in caplog.text
+
+
+def test_a_cell_may_be_as_long_as_it_is(tmp_path):
+    rows = [["image", "caption", "thumbnail"]]
+    rows += [[f"{n}.png", f"c {n}", "x" * 140_000] for n in range(4)]
+    assert read(write(pictures_of(tmp_path) / "x.csv", rows))["1.png"] == ["c 1"]
