@@ -20,7 +20,7 @@ SPLIT_WORDS = {
     **dict.fromkeys(("test", "testing", "testset", "tst"), "test"),
 }
 # What may be one or another, and is no part of `train`
-UNCLEAR_WORDS = dict.fromkeys(("holdout", "heldout"), "test")
+UNCLEAR_WORDS: dict[str, str] = {"holdout": "test", "heldout": "test"}
 # Words that say no split where the split should be
 NO_SPLIT = re.compile(r"\d+(\.\d+)?|true|false|yes|no", re.IGNORECASE)
 # What may stand beside such a word in the name of a folder: train_images, val2017
@@ -105,7 +105,8 @@ def with_all_splits(
     Where there is no `train`, what is there stays alone; and none is drawn for one
     that the source has under a name of its own, such as testA.
     """
-    refuse_meaningless(pairs, name)
+    names = list(map(str, pairs))
+    refuse_meaningless(names, name)
     for split, rows in pairs.items():
         if len(rows) == 0:
             raise ValueError(
@@ -114,16 +115,14 @@ def with_all_splits(
             )
     if "train" not in pairs:
         return pairs
-    own = {split: splits_like(split) for split in pairs if split not in SPLITS}
-    stood_for = set().union(*own.values()) - pairs.keys()
+    own = {n: splits_like(n) for n in names if n not in SPLITS}
+    stood_for = set().union(*own.values()) - set(names)
     if stood_for:
         LOG.warning(
             "%s: %s stay under their own names, and no %s is drawn from train.",
-            *(
-                name,
-                ", ".join(filter(own.get, own)),
-                " and no ".join(sorted(stood_for)),
-            ),
+            name,
+            ", ".join(n for n, splits in own.items() if splits),
+            " and no ".join(sorted(stood_for)),
         )
     missing = [
         split
