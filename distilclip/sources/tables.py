@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import pyarrow.parquet
 
-from distilclip.sources.captions import NO_VALUE, captions_or_blank
+from distilclip.sources.captions import captions_or_blank, is_blank_text
 from distilclip.sources.columns import (
     CAPTION_COLUMNS,
     IMAGE_COLUMNS,
@@ -202,7 +202,7 @@ def lenient(asked: Asked, keys: Iterable[str]) -> Asked:
 def word_of_split(word: object) -> str:
     """A cell's word for the split, "" where it is blank."""
     text = "" if word is None else str(word).strip()
-    return "" if text in NO_VALUE else text
+    return "" if is_blank_text(text) else text
 
 
 def cell_of_picture(cell: Any, where: str) -> str:

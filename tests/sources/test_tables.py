@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from samples import picture
 
 from distilclip import load_pairs
-from distilclip.sources.captions import captions_of_cells
+from distilclip.sources.captions import captions_of_cells, is_blank_text
 from distilclip.sources.columns import CAPTION_COLUMNS, IMAGE_COLUMNS, choose_columns
 from distilclip.sources.entries import Asked
 
@@ -96,7 +96,7 @@ def test_a_clear_name_comes_before_a_vague_one():
 
 TEXTS = st.lists(
     st.text(st.characters(codec="utf-8", categories=("L", "P", "N", "Zs")), min_size=1).filter(
-        lambda text: any(c.isalnum() for c in text)
+        lambda text: any(c.isalnum() for c in text) and not is_blank_text(text.strip())
     ),
     min_size=1,
     max_size=4,
