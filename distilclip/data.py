@@ -135,12 +135,12 @@ def fingerprint(rows: datasets.Dataset) -> str:
     undecoded = rows.cast_column("image", datasets.Image(decode=False))
     for value in undecoded["image"]:
         image = value or {"bytes": None, "path": None}
-        content, path = image["bytes"] or b"", image["path"]
-        if not content and path:
+        content, path = image["bytes"], image["path"]
+        if content is None and path:
             status = Path(path).stat()
             times = f"{status.st_mtime_ns} {status.st_ctime_ns}"
             content = f"{path} {status.st_size} {times} {status.st_ino}".encode()
-        digest.update(hashlib.sha256(content).digest())
+        digest.update(hashlib.sha256(content or b"").digest())
     return digest.hexdigest()[:32]
 
 

@@ -28,6 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     prepare_streams()
     options = build_parser(arguments).parse_args(arguments)
     try:
+        check_values(options)
         with notes_shown():
             status = options.run(options) or 0
             sys.stdout.flush()
@@ -56,6 +57,23 @@ def main(arguments: list[str] | None = None) -> int:
         tell(f"\ndistilclip: {str(stopped) or 'Stopped.'}", sys.stderr)
         return 130
     return status
+
+
+def check_values(options: argparse.Namespace) -> None:
+    """Raise ValueError where -- stands for the value of an option."""
+    values = list(vars(options).values())
+    values += [
+        each for value in values if isinstance(value, list) for each in value
+    ]
+    if [] in values:
+        raise ValueError("Two hyphens (--) are no value of an option: say another.")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of options whose errors are a line each."""
+
+    def error(self, message: str) -> typing.NoReturn:
+        super().error(printable(message))
 
 
 def silence_if_broken(error: Exception) -> None:
@@ -110,9 +128,7 @@ def build_parser(arguments: list[str]) -> argparse.ArgumentParser:
 
     `arguments` says whether `search` takes words or --image.
     """
-    parser = argparse.ArgumentParser(
-        prog="distilclip", description=__doc__, epilog=EPILOGUE
-    )
+    parser = Parser(prog="distilclip", description=__doc__, epilog=EPILOGUE)
     version = f"distilclip {__version__}"
     parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(required=True, metavar="command")

@@ -381,8 +381,10 @@ def pictures_hash(rows: datasets.Dataset) -> str:
 
 def opened(image: dict) -> BinaryIO:
     """The undecoded bytes of a picture, as `datasets` has it."""
-    content = image["bytes"]
-    return io.BytesIO(content) if content else Path(image["path"]).open("rb")
+    content, path = image["bytes"], image["path"]
+    if content is None and path:
+        return Path(path).open("rb")
+    return io.BytesIO(content or b"")
 
 
 def frozen_hash(run: Run) -> str:
@@ -451,7 +453,7 @@ def read_state(folder: Path, config: TrainConfig) -> dict:
     compared = now.keys() - {*ELSEWHERE, *NAMES}
     changed = [k for k in now if k in compared and before[k] != now[k]]
     if changed:
-        settings = ", ".join(f"{name} {before[name]!r}" for name in changed)
+        settings = ", ".join(f"{name} {before[name]!r:.80}" for name in changed)
         raise ValueError(
             f"The run in {folder} was started with {settings}: "
             "resume with the same settings."

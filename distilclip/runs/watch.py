@@ -75,7 +75,10 @@ def draw_samples(
     stand before it, as in `retrieval_metrics`.
     """
     letters = Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-    font = ImageFont.truetype(letters, 14)
+    try:
+        font = ImageFont.truetype(letters, 14)
+    except OSError:  # as FreeType says that it lacks memory
+        raise MemoryError from None
     side, gap, line = 112, 8, 24
     height = line + side + gap
     extent = (TOP * (side + gap) + gap, len(queries) * height + gap)

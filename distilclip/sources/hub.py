@@ -499,8 +499,10 @@ def images_of_rows(
     chunks, is_named = [], False
     for start, content, path in image_chunks(image):
         names = path.to_pylist()
+        for number in np.flatnonzero(np.invert(fine[start : start + len(names)])):
+            is_named, names[number] = True, None  # nobody shall open it
         for number in np.flatnonzero(is_null(content)):
-            if names[number] is None or not fine[start + number]:
+            if names[number] is None:
                 continue
             is_named = True
             where = f"in row {start + number} of {split or 'the table'}"
@@ -509,6 +511,7 @@ def images_of_rows(
             except (ValueError, OSError) as error:
                 refuse_or_skip(error, asked.skipped)
                 fine[start + number] = False
+                names[number] = None  # nobody shall open it
         found = pa.array(names, pa.string())
         chunks.append(
             pa.StructArray.from_arrays([content, found], ["bytes", "path"])
@@ -528,9 +531,9 @@ def rows_with_picture(
     """
     fine = [True] * len(image)
     for start, content, path in image_chunks(image):
-        sizes = pc.fill_null(pc.binary_length(content), 0)  # type: ignore[attr-defined]
         names = pc.fill_null(pc.binary_length(path), 0)  # type: ignore[attr-defined]
-        is_empty = pc.equal(pc.add(sizes, names), 0)  # type: ignore[attr-defined]
+        sizes = pc.coalesce(pc.binary_length(content), names)  # type: ignore[attr-defined]
+        is_empty = pc.equal(sizes, 0)  # type: ignore[attr-defined]
         for number in np.flatnonzero(is_empty.to_numpy(zero_copy_only=False)):
             row = start + int(number)
             error = ValueError(

@@ -153,9 +153,10 @@ class Place:
             text = f"{shortened(name)} {where} lies outside {self.folder}."
             raise ValueError(text)
         if status is None:
+            hint = self.hint(path) if inside else ""
             raise FileNotFoundError(
                 f"{shortened(name)} {where} does not exist in {self.folder}, from "
-                f"where its names count{self.hint(path)}."
+                f"where its names count{hint}."
             )
         if not stat.S_ISREG(status.st_mode):
             kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no plain file"

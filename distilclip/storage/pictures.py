@@ -13,6 +13,7 @@ import importlib.util
 import io
 import logging
 import os
+import re
 import stat
 import threading
 import warnings
@@ -129,6 +130,10 @@ class PictureSize(int):
         return image.crop((left, top, left + self, top + self))
 
 
+OF_PYTHON = re.compile(
+    "invalid literal|codec can't|unpack|out of range|not enough values|unsupported "
+    "operand|not subscriptable|required argument"
+)
 LEADS_OUT = "A link that leads out of the folder"
 
 
@@ -470,7 +475,10 @@ def why_undecodable(error: Exception) -> str:
         return "it is empty, or in no image format that Pillow reads"
     if isinstance(error, Image.DecompressionBombError):
         return "it is so large (a decompression bomb?) that Pillow refuses it"
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    reason = " ".join(str(error).split()).rstrip(".")
+    if OF_PYTHON.search(reason):  # what a reader stumbles over, not what is wrong
+        return "it is damaged"
+    return reason or type(error).__name__
 
 
 def read_picture(path: Path, size: int) -> Image.Image:

@@ -233,6 +233,8 @@ def load_tokenizer(source: str | Path, **options):
         tokenizer = AutoTokenizer.from_pretrained(
             str(source), trust_remote_code=False, **options
         )
+        special = set(tokenizer.all_special_ids)
+        tokenizer("a")  # where its files contradict each other, it ends here
     except OSError:  # it cannot be had
         raise
     except Exception as error:  # of every kind, `Exception` itself among them
@@ -240,7 +242,7 @@ def load_tokenizer(source: str | Path, **options):
             f"The tokenizer in {source} is damaged: one of its files is not what "
             "it should be. Fetch or save them anew."
         ) from error
-    if len(tokenizer) <= len(tokenizer.all_special_ids):  # made of nothing
+    if len(tokenizer) <= len(special):  # made of nothing
         raise ValueError(
             f"{source} has no tokenizer: neither tokenizer.json nor vocab.txt."
         )

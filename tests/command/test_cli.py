@@ -636,3 +636,18 @@ def test_what_is_no_picture_is_counted_and_a_name_makes_no_line(skip, pictures, 
     about = [line for line in lines if line.startswith("  ")]
     assert len(about) == 3 * skip
     assert not skip or any(r"good\ndistilclip: error: no.png" in line for line in about)
+
+
+@pytest.mark.parametrize("option", ["--without=--", "--query=--", "-q=--", "--captions=--"])
+def test_two_hyphens_are_no_value(option, pictures, capsys):
+    words = ["a dog"] if "q" not in option else []
+    assert main(["search", "emoji", *words, str(pictures), option]) in (0, 1)
+    err = capsys.readouterr().err
+    assert "Traceback" not in err and err.rstrip().endswith(".")
+
+
+def test_a_wrong_option_is_one_line_whatever_it_holds(pictures, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["search", "emoji", "a dog", str(pictures), "--no\nsuch\x1b[31m"])
+    lines = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and lines[-1].endswith(r"--no\nsuch\x1b[31m")

@@ -1,6 +1,7 @@
 """The layouts of the Hub give the columns of every source, and each name its data set."""
 
 import json
+import os
 
 import datasets
 import pandas as pd
@@ -10,6 +11,8 @@ from samples import COLUMNS, picture
 from shards import encoded
 
 from distilclip import load_pairs
+from distilclip.data import fingerprint
+from distilclip.runs.checkpoint import pictures_hash
 
 
 def test_the_layout_of_flickr8k(tmp_path):
@@ -92,6 +95,32 @@ def test_what_was_saved_names_no_file_outside_its_folder(tmp_path, monkeypatch, 
     monkeypatch.chdir(folder)
     with pytest.raises(ValueError, match="lies outside"):
         load_pairs(folder)
+    os.utime(secret, (1, 10**9))  # a read renews only an old time of access
+    pairs = load_pairs(folder, skip_broken=True)
+    rows = [row for split in pairs.values() for row in split["captions"]]
+    assert ["number 5"] not in rows and len(rows) == 5
+    assert secret.stat().st_atime == 1
+
+
+def test_a_cell_without_a_picture_is_no_leave_to_open_its_name(tmp_path):
+    """Empty bytes beside a name: nobody looks for that name."""
+    secret, folder = tmp_path / "secret.png", tmp_path / "saved"
+    picture(secret, "blue")
+    cells = [{"bytes": secret.read_bytes() + bytes([n]), "path": None} for n in range(6)]
+    cells[5] = {"bytes": b"", "path": str(secret)}
+    rows = {"image": cells, "caption": [f"number {n}" for n in range(6)]}
+    datasets.Dataset.from_dict(rows).save_to_disk(str(folder))
+    info = json.loads((folder / "dataset_info.json").read_text())
+    info["features"]["image"] = {"_type": "Image"}
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    os.utime(secret, (1, 10**9))
+    with pytest.raises(ValueError, match="no picture"):
+        load_pairs(folder)
+    pairs = load_pairs(folder, skip_broken=True)
+    assert sum(len(split) for split in pairs.values()) == 5
+    for split in pairs.values():
+        pictures_hash(split), fingerprint(split)
+    assert secret.stat().st_atime == 1
 
 
 NO_PICTURES = (None, b"", float("nan"), pd.NaT, {"bytes": None, "path": None})
