@@ -547,7 +547,7 @@ BAD_TABLES = {
     "no rows": ("metadata.csv", "file_name,text\n", "No captioned pictures"),
     "nothing": ("metadata.csv", "", "No captioned pictures"),
     "not JSON": ("metadata.jsonl", '{"file_name": "a.png"', "not JSON"),
-    "too deep": ("metadata.jsonl", "[" * 100_000, "not JSON"),
+    "too deep": ("metadata.jsonl", "[" * 100_000, "not valid JSON"),
     "binary": ("metadata.jsonl", bytes(range(256)), "is not UTF-8"),
 }
 

@@ -75,9 +75,13 @@ def choose_columns(names: Iterable[str], asked: Asked, where: str) -> Columns:
     an equal claim.
     """
     names = [name for name in names if isinstance(name, str) and name.strip()]
-    captions = [find_column(n, names, where) for n in asked.caption_columns]
-    image = asked.image_column and find_column(asked.image_column, names, where)
-    split = asked.split_column and find_column(asked.split_column, names, where)
+
+    def found(name: str, option: str) -> str:
+        return name and find_column(name, names, where, option)
+
+    captions = [found(name, "caption") for name in asked.caption_columns]
+    image = found(asked.image_column, "image")
+    split = found(asked.split_column, "split")
     free = [name for name in names if name not in (*captions, image, split)]
     if not captions:
         captions = caption_columns(free, where)
@@ -233,6 +237,11 @@ def known_split(cell: object) -> str:
 
 def the_only(names: Sequence[str], what: str, option: str, where: str) -> str:
     """The one name, "" where there is none; ValueError where there are several."""
+    if len(names) > len(set(names)):
+        raise ValueError(
+            f"Several columns of {where} are called {listed(sorted(set(names)))}: "
+            "give each a name of its own, such as caption_0, caption_1."
+        )
     if len(names) > 1:
         raise ValueError(
             f"Several columns of {where} may hold {what}: {listed(names)}. Choose "
@@ -241,7 +250,7 @@ def the_only(names: Sequence[str], what: str, option: str, where: str) -> str:
     return names[0] if names else ""
 
 
-def find_column(name: str, names: Sequence[str], where: str) -> str:
+def find_column(name: str, names: Sequence[str], where: str, option: str) -> str:
     """The column that a user named: as written, or else whatever its case."""
     found = [each for each in names if each == name]
     found = found or [n for n in names if plain(n) == plain(name)]
@@ -249,7 +258,8 @@ def find_column(name: str, names: Sequence[str], where: str) -> str:
         kind = "is no column" if not found else "are several columns"
         hint = " Or say what stands between columns, with --delimiter."
         raise ValueError(
-            f"There {kind} {name!r} in {where}; found {listed(names)}."
+            f"There {kind} {name!r} (--{option}-column, in Python "
+            f"{option}_column) in {where}; found {listed(names)}."
             f"{hint if len(names) == 1 else ''}"
         )
     return found[0]

@@ -4,7 +4,7 @@ import functools
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pyarrow.parquet
@@ -12,7 +12,7 @@ import pyarrow.parquet
 from distilclip.sources.captions import captions_or_blank
 from distilclip.sources.columns import listed
 from distilclip.sources.entries import Asked, Entry
-from distilclip.sources.listed import children_of
+from distilclip.sources.listed import children_of, is_picture_name
 from distilclip.sources.places import Place, check_name
 from distilclip.sources.skipping import LOG, refuse_or_skip, report_skipped
 from distilclip.sources.split_lists import find_lists
@@ -77,11 +77,14 @@ def read(folder: Path, asked: Asked) -> Iterator[Entry]:
             yield entry._replace(
                 image_id=name, split=entry.split or plan.split_of(name)
             )
+    besides = functools.cache(
+        lambda: other_tables(folder) + other_texts(folder, others)
+    )
     left: dict[Path, list[str]] = {}
     for name in pictures:
         table = governing(name, folder, tables)
         if table is None:
-            for entry in read_text_file(folder, name, plan, texts, asked):
+            for entry in read_text_file(name, plan, texts, besides, asked):
                 parts[plan.top_of(name)] += 1
                 yield entry
         elif name not in named:
@@ -100,7 +103,7 @@ def read(folder: Path, asked: Asked) -> Iterator[Entry]:
             raise ValueError(
                 f"No captioned pictures in {plan.base / part}: expected pictures "
                 f"with a .txt beside each, or a {' or '.join(METADATA[:2])}"
-                f"{other_tables(folder)}."
+                f"{besides()}."
             )
 
 
@@ -277,9 +280,13 @@ def parquet_records(file: Path) -> Iterator[tuple[str, dict]]:
 
 
 def read_text_file(
-    folder: Path, name: str, plan: Plan, texts: Texts, asked: Asked
+    name: str, plan: Plan, texts: Texts, besides: Callable[[], str], asked: Asked
 ) -> Iterator[Entry]:
-    """The entry of a picture with a `.txt` beside it, a caption a line."""
+    """The entry of a picture with a `.txt` beside it, a caption a line.
+
+    `besides` says what the folder holds that may be captions, too.
+    """
+    folder = plan.folder
     path, text = folder / name, texts.find(name)
     split = plan.split_of(name) if plan.part_of(name) or text else ""
     if plan.splits and not split:  # a loose picture without captions
@@ -291,7 +298,7 @@ def read_text_file(
         if text is None:
             raise ValueError(
                 f"{path} has no captions: expected {path.stem}.txt beside it, or a "
-                f"{' or '.join(METADATA[:2])} in {folder}{other_tables(folder)}."
+                f"{' or '.join(METADATA[:2])} in {folder}{besides()}."
             )
         content = read_utf8(text)
         captions, blank = captions_or_blank(cells_of_text(content), str(text))
@@ -313,3 +320,20 @@ def other_tables(folder: Path) -> str:
         and is_file(path)
     )
     return f"; or name {found[0]} itself as the source" if found else ""
+
+
+def other_texts(folder: Path, others: Mapping[str, int]) -> str:
+    """What to say of texts in folders without pictures, and of files not read."""
+    parts = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name[0] != ".")
+        texts = sum(name.lower().endswith(TEXT_ENDS) for name in names)
+        if texts and not any(map(is_picture_name, names)):
+            parts.append(f"{os.path.relpath(place, folder)}/ has {texts} texts")
+    kinds = {*others} - {*TEXT_ENDS, ".md", "", *TEXT_TABLES, ".parquet"}
+    if parts:
+        more = ", ..." if parts[1:] else ""
+        return f"; {parts[0]}{more}: put each beside its picture, with its name"
+    if kinds:
+        return f"; {', '.join(sorted(kinds)[:5])} files are not read"
+    return ""

@@ -150,8 +150,10 @@ def load_memory(
             "streaming (`train(config, data=...)`), or load it without "
             "streaming=True."
         )
+    kind = f"{type(data).__module__}.{type(data).__qualname__}"
+    kind = "None" if data is None else kind.removeprefix("builtins.")
     raise ValueError(
-        f"Cannot read pairs from {type(data).__module__}.{type(data).__name__}: "
+        f"Cannot read pairs from {kind}: "
         "give a name, a path, a datasets.Dataset or DatasetDict, or a pandas "
         "DataFrame."
     )
@@ -188,7 +190,7 @@ def rows_of_frame(frame: Any, asked: Asked) -> datasets.Dataset:
             f"The columns of the DataFrame have no names: {listed(frame.columns)}."
         )
     if asked.image_column:
-        image = find_column(asked.image_column, names, "the DataFrame")
+        image = find_column(asked.image_column, names, "the DataFrame", "image")
     else:
         fitting = [name for name in names if holds_values(frame[name])] or names
         best = best_named(fitting, IMAGE_COLUMNS)
@@ -294,7 +296,8 @@ def columns_of_rows(
     A column that is known to hold pictures comes before one that only has a name.
     """
     names = rows.column_names
-    image = asked.image_column and find_column(asked.image_column, names, str(name))
+    image = asked.image_column
+    image = image and find_column(image, names, str(name), "image")
     kinds = (is_image, holds_bytes, holds_arrays, is_text)
     for kind in () if image else kinds:
         fitting = [column for column in names if kind(rows, column)]

@@ -4,16 +4,24 @@ import filecmp
 import os
 import re
 import stat
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import unquote
 
 from distilclip.sources.splits import split_of_folder
+from distilclip.storage.pictures import IMAGE_SUFFIXES
 
 MOST_BELOW = 200  # folders in which a name is looked for
+MOST_HINTS = 4  # a hint reads a whole folder
 # Files that hold many pictures or their captions
 CONTAINER = re.compile(
     r".*\.(parquet|arrow|tar|csv|tsv|jsonl)|(captions|dataset|state|metadata).*\.json"
     r"|(captions|results|results_20130124|.*\.token|.*images)\.(txt|token)"
+)
+# What a name never is: bytes of a picture written as text
+WRITTEN_BYTES = re.compile(
+    r"data:image/.*|[A-Za-z0-9+/_\s-]{120,}={0,2}\s*", re.DOTALL
 )
 LOOKED_INTO = {"annotations", "captions", "data", "karpathy"}  # beside splits
 
@@ -115,7 +123,8 @@ class Place:
             except FileNotFoundError as error:
                 found = self.look_below(name, where)
                 if found is None:
-                    raise error from None
+                    other = self.elsewhere(name, where)
+                    raise FileNotFoundError(f"{error}{other}") from None
             self.known[name] = found
         return self.known[name]
 
@@ -134,6 +143,21 @@ class Place:
                 return the_same(name, there, where)
         return None
 
+    def elsewhere(self, name: str, where: str) -> str:
+        """What to say of an absolute name whose picture lies in this folder."""
+        base = re.split(r"[/\\]", name)[-1]
+        is_absolute = name[:1] in "/\\" or re.match(r"[A-Za-z]:[/\\]", name)
+        if not is_absolute or self.hints >= MOST_HINTS:
+            return ""
+        self.hints += 1
+        try:
+            found = self.look_below(base, where)
+        except (ValueError, OSError):
+            return ""
+        if found is None:
+            return ""
+        return f" There is {found[1]!r}: write the names as they are from there."
+
     def look_up(self, name: str, where: str) -> tuple[str, str]:
         check_name(name, where)
         if "://" in name:
@@ -144,6 +168,8 @@ class Place:
         path = os.path.join(self.root, name)
         if "\\" in name and not os.path.exists(path):  # as Windows writes them
             path = os.path.join(self.root, name.replace("\\", "/"))
+        if not name.isascii() and not os.path.lexists(path):
+            path = composed(path)
         try:
             real, status = self.resolve(path)
         except (OSError, RuntimeError, ValueError):
@@ -169,7 +195,7 @@ class Place:
     def hint(self, path: str) -> str:
         """`almost`, which reads a whole folder, for the first missing names."""
         self.hints += 1
-        return almost(path) if self.hints < 5 else ""
+        return almost(path) if self.hints <= MOST_HINTS else ""
 
     def resolve(self, path: str) -> tuple[str, os.stat_result]:
         """A path with its links followed, and what lies there."""
@@ -226,18 +252,40 @@ def the_same(
     return there[0]
 
 
+def composed(path: str) -> str:
+    """A path as it is written on the disk, where an é may be a letter or two."""
+    for form in ("NFC", "NFD"):
+        other = unicodedata.normalize(form, path)
+        if os.path.lexists(other):
+            return other
+    return path
+
+
 def almost(path: str) -> str:
-    """What to say of a file whose name differs in capitals or has an ending."""
+    """What to say of a file whose name differs in little from the one at `path`."""
     folder, name = os.path.split(path)
-    wanted = name.lower()
     try:
         names = sorted(os.listdir(folder))
     except (OSError, ValueError):
         return ""
-    for other in names:
-        if wanted in (other.lower(), os.path.splitext(other.lower())[0]):
-            return f"; there is {other!r}"
+    wanted = likenesses(name)
+    for form in range(len(wanted)):
+        for other in names:
+            if likenesses(other)[form] == wanted[form]:
+                return f"; there is {other!r}"
     return ""
+
+
+def likenesses(name: str) -> tuple[str, ...]:
+    """Forms of a name in which it may equal another, the strictest first.
+
+    In capitals, as a part of an address ("my%20cat.jpg"), in its ending, in zeros.
+    """
+    lower = unicodedata.normalize("NFC", name.lower())
+    text = unicodedata.normalize("NFC", unquote(name).lower()).strip()
+    stem, ending = os.path.splitext(text)
+    stem = text if ending not in IMAGE_SUFFIXES else stem
+    return lower, text, stem, stem.lstrip("0") or "0"
 
 
 def shortened(name: str) -> str:
@@ -250,4 +298,9 @@ def check_name(name: str, where: str) -> None:
     if "\0" in name or any(0xD800 <= ord(c) <= 0xDFFF for c in name):
         raise ValueError(
             f"The file name {name!a} {where} is not valid text: rename the file."
+        )
+    if WRITTEN_BYTES.fullmatch(name):
+        raise ValueError(
+            f"{name[:30]!r}... {where} is no file name but seems to be the picture "
+            "itself, written as text (base64): decode it, and give bytes or files."
         )

@@ -18,9 +18,17 @@ OTHER_COLUMN = (
     "If another column has the captions, give it as --caption-column, in Python "
     "caption_column."
 )
+HTML = (
+    r"(?i:&(amp|quot|apos|lt|gt|nbsp|#\d{2,5}|#x[0-9a-f]{2,5});"
+    r"|</?(b|i|p|a|em|span)\b[^<>]*>)"
+)
 OWN_PLACES = (
     "Each is read as one caption: if the mark parts several, give each a row, a "
     "column (caption_0, caption_1) or a place in a list."
+)
+PLAIN_TEXT = (
+    "They are read as they are written: make plain text of them first (in Python "
+    "html.unescape, and a parser for the tags)."
 )
 # What most captions of a source should not be: what is said of them, and to do
 DOUBTS = {
@@ -34,6 +42,7 @@ DOUBTS = {
         "are identifiers",
         OTHER_COLUMN,
     ),
+    HTML: ("hold HTML", PLAIN_TEXT),
     r"\S\s*\|+\s*\S": ("hold '|'", OWN_PLACES),
     r"\S\s*;+\s*\S": ("hold ';'", OWN_PLACES),
     r"(?i:\S\s*(<sep>|\[sep\]|###|<br ?/?>|\\n)\s*\S)": (
@@ -64,7 +73,8 @@ def report_odd_captions(captions: pa.ChunkedArray, name: str | Path) -> None:
     for pattern, (what, advice) in DOUBTS.items():
         is_odd = pc.match_substring_regex(captions, pattern)  # type: ignore[attr-defined]
         count = sum(chunk.true_count for chunk in is_odd.chunks)
-        if 2 * count > len(captions):
+        least = 0.02 if pattern == HTML else 0.5  # captions without & have none
+        if count > least * len(captions):
             first = captions.filter(is_odd)[0].as_py()
             shown = first if len(first) <= 60 else f"{first[:60]}…"
             LOG.warning(

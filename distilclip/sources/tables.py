@@ -228,12 +228,28 @@ def check_columns(columns: Columns, names: Iterable[str], about: str) -> None:
     if missing:
         what, option, known = missing[0]
         usual = ", ".join(sum(known[:2], ()))
+        names = list(names)
+        taken = {columns.image, *columns.captions, columns.split}
+        asked = [n for n in names if n in taken and plain(n) in sum(known, ())]
+        besides = f" (of which {listed(asked)} is taken already)" if asked else ""
         raise ValueError(
-            f"No {what} in {about}: found the columns {listed(names)}; expected "
-            f"one of {usual}. Name it with --{option}-column (in Python "
-            f"{option}_column), or what stands between the columns with "
-            "--delimiter."
+            f"No {what} in {about}: found the columns {listed(names)}{besides}; "
+            f"expected one of {usual}. {about_header(names)}Name it with "
+            f"--{option}-column (in Python {option}_column), or say what stands "
+            "between the columns with --delimiter."
         )
+
+
+def about_header(names: Sequence[str]) -> str:
+    """What to say of a first line that seems to be something else than names."""
+    if names and names[0].startswith("#"):
+        return "Its first line seems to be a remark: take that out. "
+    if any(re.search(rf"(?:{ENDING})$", name, re.I) for name in names):
+        return (
+            "Its first line seems to be data: put a line with the names of the "
+            "columns above it. "
+        )
+    return ""
 
 
 def find_delimiter(header: str, asked: Asked, file: Path) -> str:
@@ -384,16 +400,17 @@ def may_be_picture(cell: str, place: Place) -> bool:
 def json_records(file: Path) -> Iterator[tuple[str, Any]]:
     """Where each record of a file of JSON stands, and what it holds.
 
-    A file of JSON lines has a record a line. Any other is a list of records, or an
-    object that gives the captions of each picture's name. Raises ValueError for
-    what is neither.
+    Whatever the file is called, it has a record a line, or is a list of records, or
+    an object that gives the captions of each picture's name. Raises ValueError for
+    what is none of these.
     """
-    if file.suffix.lower() == ".json":
-        for number, record in enumerate(records_in(file), start=1):
+    text = read_utf8(file)
+    if not has_record_a_line(text, file):
+        for number, record in enumerate(records_in(text, file), start=1):
             yield f"entry {number} of {file}", record
         return
     number = 0
-    for line in read_utf8(file).split("\n"):
+    for line in text.split("\n"):
         if not line.strip():
             continue
         number += 1
@@ -405,10 +422,23 @@ def json_records(file: Path) -> Iterator[tuple[str, Any]]:
             ) from None
 
 
-def records_in(file: Path) -> list[Any]:
-    """The records of a JSON file that is one list, or one object of names."""
+def has_record_a_line(text: str, file: Path) -> bool:
+    """Whether a text is JSON lines: by its first line, then by its file's name."""
+    text = text.strip()
+    first, _, rest = text.partition("\n")
+    if text.startswith("["):
+        return False
     try:
-        content = json.loads(read_utf8(file))
+        is_record = isinstance(json.loads(first), dict)
+    except (json.JSONDecodeError, RecursionError):
+        is_record = False
+    return (is_record and bool(rest)) or file.suffix.lower() != ".json"
+
+
+def records_in(text: str, file: Path) -> list[Any]:
+    """The records of a text of JSON that is one list, or one object of names."""
+    try:
+        content = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(
             f"{file} is damaged, it is not valid JSON: {error}."

@@ -147,7 +147,7 @@ def test_a_name_that_is_nothing_says_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no folder and no file .* Hub gave none"):
         load_pairs("data/flicker8k")
-    with pytest.raises(ValueError, match="Cannot read pairs from builtins"):
+    with pytest.raises(ValueError, match="Cannot read pairs from list"):
         load_pairs([1, 2])
     with pytest.raises(ValueError, match="names its own columns"):
         load_pairs("emoji", image_column="x")

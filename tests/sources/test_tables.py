@@ -54,7 +54,7 @@ def test_columns_and_delimiter_may_be_named(tmp_path):
     for captions in ("two,one", ["two", "ONE"]):
         options = {"image_column": "where", "caption_column": captions, "delimiter": "~"}
         assert read(file, **options) == wanted
-    with pytest.raises(ValueError, match=r"no column 'four' in .*found id, Where, one"):
+    with pytest.raises(ValueError, match=r"no column 'four' .*found id, Where, one"):
         load_pairs(file, image_column="Where", caption_column="four", delimiter="~")
     with pytest.raises(ValueError, match="--delimiter"):
         load_pairs(file, image_column="where", caption_column="one")
