@@ -36,6 +36,7 @@ from distilclip.storage.pictures import (
     read_pictures,
     why_undecodable,
 )
+from distilclip.storage.terminal import shown
 
 if TYPE_CHECKING:  # a search in an index that is there needs neither
     import datasets
@@ -229,12 +230,12 @@ def text_list(texts: Iterable[str], what: str) -> list[str]:
     if isinstance(texts, str | bytes | set | frozenset) or not isinstance(
         texts, Iterable
     ):
-        raise ValueError(f"{what} must be a list of strings, got {texts!r:.60}.")
+        raise ValueError(f"{what} must be a list of strings, got {shown(texts)}.")
     texts = list(texts)
     for text in texts:
         if not isinstance(text, str):
             raise ValueError(
-                f"{what} must be strings, got {text!r:.60} in the list."
+                f"{what} must be strings, got {shown(text)} in the list."
             )
     return texts
 
@@ -365,7 +366,8 @@ def fill_template(template: Template, names: Sequence[str]) -> list[str]:
         return [template.replace("{}", name) for name in names]
     if not callable(template):
         raise ValueError(
-            f"A template is a string with {{}} or a function, got {template!r:.60}."
+            "A template is a string with {} or a function, got "
+            f"{shown(template)}."
         )
     words = text_list(map(template, names), "What a template makes of the names")
     if len(set(names)) > 1 and len(set(words)) == 1:
@@ -504,7 +506,7 @@ class ImageIndex:
         if not isinstance(query, Tensor):
             raise ValueError(
                 "A query is words, a picture or a vector, one at a time; got "
-                f"{query!r:.60}."
+                f"{shown(query)}."
             )
         if query.shape != self.embeds.shape[1:]:
             raise ValueError(
@@ -679,7 +681,7 @@ class ImageIndex:
         """Write the index to one safetensors file, whole or not at all."""
         file = Path(file)
         folder = self.folder and os.path.relpath(
-            self.folder.resolve(), file.resolve().parent
+            os.path.realpath(self.folder), os.path.dirname(os.path.realpath(file))
         )
         stamps = [self.stamps.get(name) for name in self.names]
         entries = {"names": self.names, "stamps": stamps, "folder": folder}

@@ -23,8 +23,8 @@ from distilclip.storage.weights import (
     read_text_kind,
 )
 from distilclip.storage.words import (
-    strange_ids,
     warn_of_unread,
+    why_no_tokens,
     with_known_words,
 )
 from distilclip.vit import evaluating
@@ -178,8 +178,11 @@ class TextEncoder(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         try:
             hidden = self.model(input_ids, attention_mask)
-        except IndexError:  # on a CPU; a GPU says it in its own way
-            raise ValueError(strange_ids(self.model.config.vocab_size)) from None
+        except (IndexError, RuntimeError) as error:  # on a CPU
+            reason = why_no_tokens(error, input_ids, self.model.config)
+            if not reason:
+                raise
+            raise ValueError(reason) from None
         return pool_text(hidden.last_hidden_state, attention_mask, self.pool)
 
     def tokenize(

@@ -42,6 +42,7 @@ from distilclip.model import DistilCLIP
 from distilclip.runs.checkpoint import (
     Run,
     check_pairs,
+    check_place,
     hold_folder,
     new_sums,
     read_state,
@@ -763,7 +764,9 @@ def train(
         rows, epoch = splits["train"], run.epochs_done
         data = prepare_data(run.model, rows, config, progress, epoch)
         held_out = decode_held_out(splits["validation"], config, progress)
-        steps = len(data.pairs) // config.batch_size * config.epochs
+        per_epoch = len(data.pairs) // config.batch_size
+        check_place(run, per_epoch)
+        steps = per_epoch * config.epochs
         with Logbook(run, steps, progress) as log:
             try:
                 if run.is_new:

@@ -229,3 +229,11 @@ def test_token_ids_beyond_the_vocabulary_are_refused(small_text, small_model, nu
     for encode in (small_text, small_model.embed_text):
         with pytest.raises(ValueError, match=r"Token ids must be those of the tokenizer, from 0"):
             encode(ids, torch.ones_like(ids))
+
+
+def test_more_tokens_than_positions_are_refused(small_text, small_model):
+    most = small_text.model.config.max_position_embeddings
+    ids = torch.full((2, most + 1), 5)
+    for encode in (small_text, small_model.embed_text):
+        with pytest.raises(ValueError, match=rf"has {most + 1} tokens.* positions for {most}: cut"):
+            encode(ids, torch.ones_like(ids))

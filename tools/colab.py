@@ -2,8 +2,10 @@
 
 Colab, JupyterLab and GitHub show plain Markdown. Citations become links to the papers, with a list
 at the end; figures and links become absolute; admonitions become quoted blocks; cross-references
-lead to the page of the published book. Cells that draw are folded under a title. Outputs are left
-out. All addresses follow from the repository's, which stands in pyproject.toml.
+lead to the page of the published book. Cells that draw are folded under a title, and so is one
+under each section's heading with what the section needs from those above (`start_here.py`), so
+that a reader may begin at any of them. Outputs are left out. All addresses follow from the
+repository's, which stands in pyproject.toml.
 
     python tools/colab.py            write
     python tools/colab.py --check    only say what differs; status 1 if anything does
@@ -16,10 +18,12 @@ from pathlib import Path
 
 import nbformat
 from mirror import EXTRAS, ROOT, SETUP_TAG, notebooks, published, repository
-from nbformat.v4 import new_markdown_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from pybtex.database import Entry, parse_file
+from start_here import start_cells
 
 WANTS_GPU = ("08_train",)
+FOLDED = {"cellView": "form", "jupyter": {"source_hidden": True}}
 BIBLIOGRAPHY = ROOT / "book" / "references.bib"
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\((?!https?://)([^)\s]+)\)")
 ROLE = re.compile(r"\{py:(mod|func|class|meth)\}`~?([^`]+)`")
@@ -157,7 +161,8 @@ def title_of(alt: str) -> str:
 def convert(path: Path, address: str) -> str:
     """The text of a chapter's notebook in plain Markdown."""
     source, plain, cells = nbformat.read(path, as_version=4), Plain(address), []
-    for cell in source.cells:
+    starts = start_cells(source)
+    for number, cell in enumerate(source.cells):
         tags = cell.metadata.get("tags", [])
         alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt")
         cell.metadata = nbformat.NotebookNode()
@@ -170,8 +175,12 @@ def convert(path: Path, address: str) -> str:
             elif alt or "hide-input" in tags:
                 title = title_of(alt) if alt else "# @title Code that only draws"
                 cell.source = f"{title}\n{cell.source}"
-                cell.metadata |= {"cellView": "form", "jupyter": {"source_hidden": True}}
+                cell.metadata |= FOLDED
         cells.append(cell)
+        if number in starts:
+            start = new_code_cell(starts[number], id=f"start-{number}")
+            start.metadata |= FOLDED
+            cells.append(start)
     if plain.cited:
         cells.append(new_markdown_cell(plain.references(), id="references"))
     about = {

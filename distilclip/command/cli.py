@@ -8,11 +8,12 @@ import json
 import logging
 import sys
 import typing
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 from distilclip import __version__
-from distilclip.storage.terminal import prepare_streams, silence, tell
+from distilclip.storage.terminal import prepare_streams, printable, silence, tell
 
 EPILOGUE = (
     "Documentation: notebooks/ and https://github.com/sidmanale643/Distil-CLIP"
@@ -26,6 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     prepare_streams()
+    # Pillow's remarks about odd files name its own source, not the picture.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     options = build_parser(arguments).parse_args(arguments)
     try:
         check_values(options)
@@ -764,13 +767,6 @@ def load_query(file: Path, model):
     except Exception as error:  # Pillow raises many kinds for a broken file
         reason = why_undecodable(error)
         raise ValueError(f"Cannot decode {file}: {reason}.") from None
-
-
-def printable(text: str) -> str:
-    """Text for one line of a terminal, with what cannot be printed written out."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
-    )
 
 
 if __name__ == "__main__":

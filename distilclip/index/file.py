@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,7 +54,18 @@ def write_index(file: Path, embeds: Tensor, entries: dict, key: str) -> None:
     content = bytearray(json.dumps(entries).encode())
     packed = torch.frombuffer(content, dtype=torch.uint8)
     metadata = {"index_version": str(INDEX_VERSION), "image_side": key}
+    metadata["checksum"] = checksum(embeds, packed)
     save_tensors({"embeds": embeds, "entries": packed}, file, metadata)
+
+
+def checksum(*tensors: Tensor) -> str:
+    """A number that is another one if bytes, types or shapes of tensors change."""
+    found = 0
+    for tensor in tensors:
+        found = zlib.crc32(f"{tensor.dtype} {tuple(tensor.shape)}".encode(), found)
+        flat = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+        found = zlib.crc32(flat.numpy().data, found)
+    return f"{found:08x}"
 
 
 def read_index(file: Path, key: str, width: int) -> tuple[Tensor, dict]:
@@ -78,6 +90,9 @@ def read_index(file: Path, key: str, width: int) -> tuple[Tensor, dict]:
                 )
             embeds = opened.get_tensor("embeds")
             packed = opened.get_tensor("entries")
+        summed = checksum(embeds, packed)
+        if metadata.get("checksum", summed) != summed:  # older ones have none
+            raise ValueError("its checksum says that it has changed since")
         entries = json.loads(packed.numpy().tobytes())
     except (SafetensorError, ValueError, RuntimeError) as error:
         reason = str(error).rstrip(".")

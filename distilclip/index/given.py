@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distilclip.storage.terminal import shown
+
 
 def checked_embeds(
     image_embeds: Tensor | np.ndarray,
@@ -30,7 +32,7 @@ def checked_embeds(
     if not is_list or not all(is_place(k) for k in ks):
         raise ValueError(
             f"ks must be a list of whole numbers from 1, such as (1, 5, 10), got "
-            f"{ks!r:.60}."
+            f"{shown(ks)}."
         )
     return images, texts, ks
 
@@ -58,6 +60,6 @@ def checked_ids(
     if numbers.ndim != 1 or not whole or numbers.dtype == torch.bool:
         raise ValueError(
             "image ids must be whole numbers, for each text the row of its image, "
-            f"got {ids!r:.60}."
+            f"got {shown(ids)}."
         )
     return numbers.long()

@@ -485,6 +485,17 @@ def check_description(state: dict) -> None:
         raise ValueError(f"what it says of {wrong[0]} is of another kind")
 
 
+def check_place(run: Run, per_epoch: int) -> None:
+    """Raise ValueError where a step is not what a state's epochs and losses say."""
+    done, losses = run.epochs_done * per_epoch, len(run.sums["losses"])
+    if run.step != done + losses:
+        raise ValueError(
+            f"The state in {run.config.out} is damaged: it says step {run.step}, "
+            f"but {run.epochs_done} epochs of {per_epoch} steps and {losses} more. "
+            "Start anew, in another folder."
+        )
+
+
 def restore(run: Run, state: dict) -> None:
     """Put a state from `read_state` into a new run.
 

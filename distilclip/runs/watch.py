@@ -176,6 +176,9 @@ class Logbook:
         return self
 
     def __exit__(self, *problem) -> None:
+        if self.writes:  # what a signal may have left half way
+            remove_leftovers(self.folder)
+            remove_leftovers(self.folder / "samples")
         self.bar.close()
         if self.board is not None:
             self.board.close()

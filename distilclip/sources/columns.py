@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from distilclip.sources.entries import Asked
 from distilclip.sources.skipping import LOG
 from distilclip.sources.splits import SPLITS, looks_like_split, split_name
+from distilclip.storage.terminal import shown
 
 # In each list a name of an earlier line comes before one of a later line; names of
 # one line have an equal claim. A blank, a hyphen or a capital in the middle counts
@@ -306,7 +307,7 @@ def delimiter_in(given: Any) -> str:
     if len(mark) != 1 or mark in '"\r\n':
         raise ValueError(
             f"The delimiter must be one character, or {', '.join(MARKS)}; got "
-            f"{given!r:.60}."
+            f"{shown(given)}."
         )
     return mark
 
@@ -332,6 +333,6 @@ def name_in(given: Any, option: str) -> str:
         return ""
     if not isinstance(given, str):
         raise ValueError(
-            f"{option} must be a text, the name of a column, got {given!r:.60}."
+            f"{option} must be a text, the name of a column, got {shown(given)}."
         )
     return given.strip()

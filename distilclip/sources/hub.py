@@ -68,6 +68,7 @@ BY_MISTAKE = (
     AttributeError,
     AssertionError,
     ArithmeticError,
+    UnicodeDecodeError,
 )
 UNREADABLE = (
     *(OSError, ValueError, RuntimeError, DatasetsError, pa.ArrowException),
@@ -493,7 +494,14 @@ def images_of_rows(
     Files that rows name instead of holding them are looked for in `place`.
     """
     image = rows.select_columns([columns.image])
-    image = image.cast_column(columns.image, UNDECODED)
+    try:
+        image = image.cast_column(columns.image, UNDECODED)
+    except (pa.ArrowException, TypeError, ValueError):
+        kind = str(rows.data.schema.field(columns.image).type)
+        raise ValueError(
+            f"The column {columns.image!r} of {split or 'the table'} holds no "
+            f"pictures: it is of the type {kind[:80]}."
+        ) from None
     if columns.image != "image":
         image = image.rename_column(columns.image, "image")
     fine = rows_with_picture(image, split, asked)

@@ -91,7 +91,11 @@ def write_through(path: Path, write: Callable[[Path], object]) -> None:
         temporary = Path(place) / "content"
         write(temporary)
         content = temporary.read_bytes()
-    with open(path, "ab") as stream:
+    # A pipe that nobody reads is an error (ENXIO), not a wait without an end.
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_NONBLOCK", 0))
+    with open(handle, "ab") as stream:
+        if hasattr(os, "set_blocking"):
+            os.set_blocking(handle, True)
         stream.write(content)
 
 

@@ -5,6 +5,7 @@ same thing: what was tried, and what to do.
 """
 
 import contextlib
+import re
 import socket
 import sys
 import time
@@ -14,6 +15,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import huggingface_hub
+
+from distilclip.storage.terminal import printable
 
 SWITCH = "HF_HUB_OFFLINE"  # the name of one in `huggingface_hub`, one in `datasets`
 
@@ -35,7 +38,8 @@ def find_file(path_or_hub_id: str | Path, name: str) -> Path:
         return folder / name
     if not looks_like_hub_id(path_or_hub_id):
         raise FileNotFoundError(
-            f"There is no folder {folder}, and it is no Hub id either."
+            f"There is no folder {printable(str(folder))}, and it is no Hub id "
+            "either."
         )
     from huggingface_hub import errors  # only now: a folder needs no network
 
@@ -51,6 +55,12 @@ def find_file(path_or_hub_id: str | Path, name: str) -> Path:
         ) from None
     except (errors.HfHubHTTPError, OSError) as error:
         raise FileNotFoundError(unreachable(path_or_hub_id, error)) from None
+
+
+# What the Hub takes as the name of an owner, a model or a data set
+HUB_NAME = re.compile(
+    r"(?!.*(--|\.\.))[A-Za-z0-9_]([\w.-]{0,94}[A-Za-z0-9_])?", re.ASCII
+)
 
 
 @contextlib.contextmanager
@@ -102,7 +112,7 @@ def network_is_missing(tries: int = 2, timeout: float = 5.0) -> bool:
 def looks_like_hub_id(name: str | Path) -> bool:
     """Whether `name` could be "owner/name" or "name" on the Hub, and is no path."""
     parts = str(name).split("/")
-    return len(parts) <= 2 and all(parts) and not str(name).startswith((".", "~"))
+    return len(parts) <= 2 and all(map(HUB_NAME.fullmatch, parts))
 
 
 def unreachable(name: str | Path, error: Exception | None = None) -> str:

@@ -386,7 +386,7 @@ def tensor_of_array(array: np.ndarray) -> Tensor:
         )
     if array.dtype.kind not in "fu":
         raise ValueError(f"Expected pixels {AS_NUMBERS}, got {array.dtype}.")
-    return torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
+    return torch.from_numpy(np.array(array, order="C")).permute(2, 0, 1)
 
 
 def checked_pixels(pixels: Tensor) -> Tensor:

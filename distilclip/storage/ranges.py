@@ -66,7 +66,7 @@ def out_of_range(description: Mapping[str, Any]) -> list[str]:
     """The settings of a model's description that cannot be, by their names."""
     vision = description.get("vision", {})
     wrong = outside(description, MODEL) + outside(vision, MODEL)
-    channels = vision.get("in_channels", 3)
+    channels = 3 if wrong else vision.get("in_channels", 3)
     for name, least in (("image_mean", -math.inf), ("image_std", 1e-6)):
         values = description.get(name, [0.5] * channels)
         if len(values) != channels or not all(

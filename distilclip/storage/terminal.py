@@ -82,3 +82,21 @@ def silence(stream: Any) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
+
+
+def shown(value: object, most: int = 60) -> str:
+    """What was given, for a sentence: one line, not long, without addresses."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # of whatever kind: it is another's code
+        text = "<>"
+    if text.startswith("<") or " at 0x" in text:  # a picture, a function, an object
+        return f"an object of the type {type(value).__name__}"
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def printable(text: str) -> str:
+    """Text for one line of a terminal, with what cannot be printed written out."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
+    )

@@ -15,6 +15,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+from torch import Tensor
 
 from distilclip.storage.files import read_json
 
@@ -144,6 +145,15 @@ def warn_of_unread(texts: Sequence[str], tokens, tokenizer: Any) -> None:
             LOG.warning(message, len(new), noun, shown, rest)
 
 
-def strange_ids(vocabulary: int) -> str:
-    """The sentence for token ids that a vocabulary of this size does not have."""
-    return f"Token ids must be those of the tokenizer, from 0 to {vocabulary - 1}."
+def why_no_tokens(error: Exception, input_ids: Tensor, config: Any) -> str:
+    """The sentence for token ids that a text encoder cannot take, "" for others."""
+    length, most = input_ids.shape[-1], config.max_position_embeddings
+    if length > most:
+        return (
+            f"A text has {length} tokens, and the text encoder has positions for "
+            f"{most}: cut it (tokenize does, with max_length)."
+        )
+    if isinstance(error, IndexError):
+        last = config.vocab_size - 1
+        return f"Token ids must be those of the tokenizer, from 0 to {last}."
+    return ""

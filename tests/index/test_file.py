@@ -1,5 +1,6 @@
 """An index survives saving, moving and kills, and belongs to the model that made it."""
 
+import json
 import os
 import random
 import signal
@@ -142,3 +143,33 @@ def test_any_table_that_is_not_of_the_model_is_refused_and_made_anew(small_model
         with pytest.raises(ValueError, match="damaged"):
             ImageIndex.load(small_model, file)
         assert folder_index(small_model, pictures).done == "3 pictures: 3 embedded, 0 forgotten"
+
+
+def test_an_index_whose_header_or_bytes_have_changed_is_refused(small_model, pictures, tmp_path):
+    """Also where what is there would be an index: it would find other pictures."""
+    file = tmp_path / "index"
+    ImageIndex.from_folder(small_model, pictures).save(file)
+    good = file.read_bytes()
+    length = int.from_bytes(good[:8], "little")
+    header, body = json.loads(good[8 : 8 + length]), good[8 + length :]
+    embeds = header["embeds"]
+    changes = [{"shape": [embeds["shape"][0] - 1, embeds["shape"][1]]}, {"dtype": "I32"}]
+    for change in changes:
+        text = json.dumps(header | {"embeds": embeds | change}).encode()
+        file.write_bytes(len(text).to_bytes(8, "little") + text + body)
+        with pytest.raises(ValueError, match="is not an index, or is damaged"):
+            ImageIndex.load(small_model, file)
+    for place in range(0, len(body), 97):
+        flipped = bytearray(good)
+        flipped[8 + length + place] ^= 1
+        file.write_bytes(flipped)
+        with pytest.raises(ValueError, match="its checksum says that it has changed"):
+            ImageIndex.load(small_model, file)
+
+
+def test_a_link_to_itself_is_replaced_by_the_index(small_model, pictures, tmp_path):
+    file = tmp_path / "index"
+    file.symlink_to(file)
+    index = ImageIndex.from_folder(small_model, pictures)
+    index.save(file)
+    assert ImageIndex.load(small_model, file).names == index.names

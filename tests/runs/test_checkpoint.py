@@ -250,3 +250,17 @@ def test_any_value_in_a_state_is_resumed_from_or_refused_in_one_sentence(config,
                 assert not re.search("NoneType|not supported|unexpected|object is", str(error))
         holder[name] = before
     assert refused > 100
+
+
+def test_a_state_whose_step_is_not_where_its_epochs_end_is_refused(config, tmp_path):
+    """As by hand: a resumed run would leave out steps, or divide by none."""
+    train(config(tmp_path / "run"), progress=False)
+    file, resumed = tmp_path / "run" / STATE_FILE, config(tmp_path / "run", resume=True)
+    with safe_open(file, "pt") as opened:
+        state = json.loads(opened.metadata()["state"])
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    lines = [line for line in state["history"] if line["kind"] == "epoch"]
+    for change in ({"step": state["step"] - 1}, {"history": lines[:-1]}, {"step": 0}):
+        save_file(tensors, file, {"state": json.dumps(state | change)})
+        with pytest.raises(ValueError, match=r"is damaged: it says step \d+, but \d+ epochs"):
+            train(resumed, progress=False)

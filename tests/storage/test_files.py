@@ -93,3 +93,9 @@ def test_a_reader_never_sees_half_a_file(tmp_path):
         write_text(file, "b" * 99_999)
     reader.join()
     assert sizes == {100_000}
+
+
+def test_a_pipe_that_nobody_reads_is_an_error_and_no_wait(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match=r"^Cannot write .*pipe: "):
+        write_text(tmp_path / "pipe", "to nobody")

@@ -13,7 +13,7 @@ from transformers import ViTConfig as TheirViT
 from distilclip import DistilCLIP, TextEncoder, ViT
 from distilclip.storage.ranges import BERTS, MODEL, TEXT, VIT, out_of_range, shape_of_text
 
-VALUES = [-5, 0, 1, 1.5, "x", "", None, [], {}, True, 1e30, 10**9, math.nan, math.inf]
+VALUES = [-5, 0, 1, 1.5, "x", "", None, [], {}, True, 1e30, 10**9, 10**30, math.nan, math.inf]
 VALUES += [[1, 2], [0, 0, 0], ["a"], {"a": 1}, "../../etc/passwd", "nothing here"]
 
 

@@ -6,8 +6,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from PIL import Image
 
-from distilclip.storage.terminal import Tolerant, fitting
+from distilclip.storage.terminal import Tolerant, fitting, shown
 
 SHOW = """
 import sys
@@ -58,3 +60,20 @@ def test_a_bar_on_a_broken_stream_does_not_stop_the_loop():
     stream = Tolerant(Broken())
     assert stream.write("12 %") == 4
     assert fitting("→", io.TextIOWrapper(io.BytesIO(), encoding="ascii")) == "->"
+
+
+@pytest.mark.parametrize(
+    "value", [object(), [object()], Image.new("RGB", (1, 1)), print, torch.zeros(2, 3), "a\nb", 5]
+)
+def test_what_was_given_fits_into_a_sentence(value):
+    text = shown(value)
+    assert len(text) <= 60 and " at 0x" not in text and text.isprintable()
+    assert type(value).__name__ in text or text in repr(value) or text[:5] == repr(value)[:5]
+
+
+def test_what_cannot_be_shown_is_called_by_its_type():
+    class Odd:
+        def __repr__(self):
+            raise RuntimeError
+
+    assert shown(Odd()) == "an object of the type Odd"
