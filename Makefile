@@ -11,7 +11,7 @@ PAGE := _build/html/index.html
 ATTACK := 950
 PLAYWRIGHT := playwright==1.65.2 greenlet==3.5.6
 
-.PHONY: help book test quick check bench mirror colab notebooks clean
+.PHONY: help book test quick check bench mirror colab slides pdf notebooks clean
 .DEFAULT_GOAL := help
 
 help: ## what can be made
@@ -61,6 +61,12 @@ mirror: $(READY) ## copy the package's definitions, links and list of modules in
 
 colab: $(READY) ## write colab/ from the notebooks: plain Markdown, absolute links
 	$(BIN)/python tools/colab.py
+
+slides: $(READY) ## write a deck for each chapter into _build/slides/
+	$(BIN)/python tools/slides.py
+
+pdf: book ## print the book into _build/book.pdf (chromium)
+	$(BIN)/python tools/print_book.py
 
 notebooks: $(READY) ## run every notebook and store its outputs
 	$(BIN)/python tools/run_notebooks.py

@@ -41,6 +41,21 @@ def test_notebooks_are_complete(path):
     assert not any("nbval-skip" in cell.metadata.get("tags", []) for cell in code)
 
 
+BUILDING = [path for path in NOTEBOOKS if path.parent.name == "notebooks" and path.stem[:2] > "00"]
+
+
+@pytest.mark.parametrize("path", BUILDING, ids=lambda path: path.stem)
+def test_each_chapter_ends_with_one_open_investigation(path):
+    """A question in bold, the data, and what a good answer shows, after the exercises."""
+    cells = nbformat.read(path, as_version=4).cells
+    text = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    assert text.count("## An open investigation\n") == 1
+    _, end = text.split("## Exercises\n", 1)
+    section = end.split("## An open investigation\n", 1)[1].split("## Further reading", 1)[0]
+    assert re.search(r"\*\*[^*]*\?[^*]*\*\*", section)
+    assert "- **Data**: " in section and "- **A good answer shows** " in section
+
+
 @pytest.mark.parametrize("stored", [RESULTS, {}], ids=["all", "nothing"])
 def test_the_page_of_costs_shows_whatever_is_stored(stored, tmp_path, monkeypatch):
     if stored:

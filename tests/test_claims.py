@@ -28,6 +28,7 @@ MEANT = {
 
 # Figures in prose that no cell prints: what stands around them, and where they come from.
 ELSEWHERE = {
+    "00_one_evening": {"trained for 81 minutes": "the record of that run, emoji_long.json"},
     "01_patches": {"40 % of the work": "N / (6 D + N), which chapter 3 counts"},
     "04_text": {
         "97 % of BERT's score": "reported by the authors that are cited there",
