@@ -95,7 +95,7 @@ def main(folder: Path) -> None:
             scale.broadcast_weights(model)
             encode = encoder(model)
             if method == "cached":
-                micro = [part(batch, slice(start, start + 4)) for start in range(0, share, 4)]
+                micro = [part(batch, slice(start, start + 2)) for start in range(0, share, 2)]
                 loss = scale.cached_contrastive_backward(
                     encode, micro, model.logit_scale, positives
                 )

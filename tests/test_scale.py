@@ -356,31 +356,60 @@ def test_positives_are_those_of_a_batch():
 # Several processes
 
 
-@pytest.fixture(scope="module")
-def two_processes(tmp_path_factory) -> Path:
-    """The folder where two processes that torchrun started left their losses and gradients."""
+# How many nodes torchrun is started as, and the processes of each
+GROUPS = {"two": (1, 2), "four": (1, 4), "two nodes": (2, 1)}
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+@pytest.fixture(scope="module", params=GROUPS.values(), ids=GROUPS)
+def several_processes(request, tmp_path_factory) -> tuple[Path, int]:
+    """The folder where processes that torchrun started left losses and gradients; their number.
+
+    Nodes are torchruns of their own, on this machine, that find each other by rendezvous.
+    """
+    nodes, each = request.param
     folder = tmp_path_factory.mktemp("processes")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*command, worker.__file__, str(folder)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return folder
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", f"--nnodes={nodes}"),
+        *(f"--nproc-per-node={each}", "--rdzv-backend=c10d", "--local-addr=127.0.0.1"),
+        *(f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--rdzv-id=test"),
+    ]
+    started = [
+        subprocess.Popen(
+            [*command, worker.__file__, str(folder)],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=(folder / f"node_{node}.txt").open("w"),
+        )
+        for node in range(nodes)
+    ]
+    try:
+        for node, process in enumerate(started):
+            said = folder / f"node_{node}.txt"
+            assert process.wait(timeout=300) == 0, said.read_text()
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    return folder, nodes * each
 
 
 @pytest.mark.parametrize(
     ("method", "reference"), [("plain", contrastive_loss), ("cached", exact_loss)]
 )
-def test_two_processes_equal_one(method, reference, two_processes):
+def test_several_processes_equal_one(method, reference, several_processes):
     model, batch = worker.small_clip(), worker.pairs()
     positives = gather_positives(batch["own"], batch["drawn"])
     value, expected = whole_batch(model, [batch], positives, reference)
-    for rank in range(2):
-        found = load_file(two_processes / f"{method}_{rank}.safetensors")
+    folder, world = several_processes
+    assert len(list(folder.glob(f"{method}_*.safetensors"))) == world
+    for rank in range(world):
+        found = load_file(folder / f"{method}_{rank}.safetensors")
         assert torch.equal(found.pop("positives"), positives)
         assert abs(found.pop("loss") - value).item() < EXACT
         assert largest_difference(found, expected) < EXACT
@@ -426,10 +455,7 @@ with process_group(timeout=3) as (rank, world):
 )
 def test_a_process_that_fails_does_not_hold_up_the_other(event, message):
     """Without torchrun, which would end the first when the second dies."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        port = server.getsockname()[1]
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
     first, second = (
         subprocess.Popen(
             [sys.executable, "-c", SECOND_IS_LATE.format(event=event)],
