@@ -1160,8 +1160,7 @@ def caches(room: Room, draw: random.Random) -> Attack:
         same = ending.out.strip() == expected.strip()
         return [] if same else [f"found other pictures: {ending.out[:200]!r}"]
 
-    check = as_always if kind != "other numbers" else None
-    return Attack(kind, room.search(room.pictures), expect="works", check=check)
+    return Attack(kind, room.search(room.pictures), expect="works", check=as_always)
 
 
 def spoil_index(draw: random.Random, index: Path) -> str:
@@ -1171,7 +1170,7 @@ def spoil_index(draw: random.Random, index: Path) -> str:
     from safetensors.torch import save_file
 
     if draw.random() < 0.5:
-        return replace_or_spoil(draw, index)
+        return spoil_file(draw, index)
     with safe_open(index, "pt") as opened:
         metadata = opened.metadata()
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
@@ -1195,17 +1194,6 @@ def spoil_index(draw: random.Random, index: Path) -> str:
     else:
         tensors["embeds"] = shapes[kind]()
     save_file(tensors, index, metadata)
-    return kind
-
-
-def replace_or_spoil(draw: random.Random, file: Path) -> str:
-    """Spoil the bytes of an index; where only numbers changed, nobody can tell."""
-    before = file.read_bytes()
-    kind = spoil_file(draw, file)
-    if not file.is_symlink() and file.is_file():
-        length = int.from_bytes(before[:8], "little")
-        if file.read_bytes()[: 8 + length] == before[: 8 + length]:
-            return "other numbers"
     return kind
 
 
