@@ -23,8 +23,8 @@ from distilclip.storage.weights import (
     read_text_kind,
 )
 from distilclip.storage.words import (
+    explained_tokens,
     warn_of_unread,
-    why_no_tokens,
     with_known_words,
 )
 from distilclip.vit import evaluating
@@ -179,10 +179,7 @@ class TextEncoder(nn.Module):
         try:
             hidden = self.model(input_ids, attention_mask)
         except (IndexError, RuntimeError) as error:  # on a CPU
-            reason = why_no_tokens(error, input_ids, self.model.config)
-            if not reason:
-                raise
-            raise ValueError(reason) from None
+            raise explained_tokens(error, input_ids, self.model.config) from None
         return pool_text(hidden.last_hidden_state, attention_mask, self.pool)
 
     def tokenize(

@@ -42,11 +42,11 @@ from distilclip.model import DistilCLIP
 from distilclip.runs.checkpoint import (
     Run,
     check_pairs,
-    check_place,
     hold_folder,
     new_sums,
     read_state,
     restore,
+    steps_of_run,
     uninterrupted,
 )
 from distilclip.runs.held_out import check_held_out
@@ -764,9 +764,7 @@ def train(
         rows, epoch = splits["train"], run.epochs_done
         data = prepare_data(run.model, rows, config, progress, epoch)
         held_out = decode_held_out(splits["validation"], config, progress)
-        per_epoch = len(data.pairs) // config.batch_size
-        check_place(run, per_epoch)
-        steps = per_epoch * config.epochs
+        steps = steps_of_run(run, len(data.pairs) // config.batch_size)
         with Logbook(run, steps, progress) as log:
             try:
                 if run.is_new:

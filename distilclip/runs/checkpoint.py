@@ -485,8 +485,12 @@ def check_description(state: dict) -> None:
         raise ValueError(f"what it says of {wrong[0]} is of another kind")
 
 
-def check_place(run: Run, per_epoch: int) -> None:
-    """Raise ValueError where a step is not what a state's epochs and losses say."""
+def steps_of_run(run: Run, per_epoch: int) -> int:
+    """How many steps a run of so many an epoch has, from its first to its last.
+
+    Raises ValueError where the step that it is at is not what its epochs and losses
+    say, as in a state that has been changed.
+    """
     done, losses = run.epochs_done * per_epoch, len(run.sums["losses"])
     if run.step != done + losses:
         raise ValueError(
@@ -494,6 +498,7 @@ def check_place(run: Run, per_epoch: int) -> None:
             f"but {run.epochs_done} epochs of {per_epoch} steps and {losses} more. "
             "Start anew, in another folder."
         )
+    return per_epoch * run.config.epochs
 
 
 def restore(run: Run, state: dict) -> None:

@@ -145,15 +145,17 @@ def warn_of_unread(texts: Sequence[str], tokens, tokenizer: Any) -> None:
             LOG.warning(message, len(new), noun, shown, rest)
 
 
-def why_no_tokens(error: Exception, input_ids: Tensor, config: Any) -> str:
-    """The sentence for token ids that a text encoder cannot take, "" for others."""
+def explained_tokens(error: Exception, input_ids: Tensor, config: Any) -> Exception:
+    """A ValueError that says which token ids nobody can take; else `error`."""
     length, most = input_ids.shape[-1], config.max_position_embeddings
     if length > most:
-        return (
+        return ValueError(
             f"A text has {length} tokens, and the text encoder has positions for "
             f"{most}: cut it (tokenize does, with max_length)."
         )
     if isinstance(error, IndexError):
         last = config.vocab_size - 1
-        return f"Token ids must be those of the tokenizer, from 0 to {last}."
-    return ""
+        return ValueError(
+            f"Token ids must be those of the tokenizer, from 0 to {last}."
+        )
+    return error
