@@ -173,3 +173,21 @@ def test_captions_of_many_kinds_in_a_frame(caplog):
     pairs = load_pairs(frame, skip_broken=True)
     found = sorted(row["captions"] for rows in pairs.values() for row in rows)
     assert found == [["five", "5"], ["four"], ["one"], ["three"], ["two"]]
+
+
+def test_a_column_of_another_type_is_no_column_of_pictures(tmp_path):
+    cells = [{"bytes": number, "path": None} for number in range(6)]
+    frame = pd.DataFrame({"image": cells, "caption": [f"number {n}" for n in range(6)]})
+    frame.to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match=r"column.*image") as refused:
+        load_pairs(tmp_path / "t.parquet", skip_broken=True)
+    assert "\n" not in str(refused.value) and "cast" not in str(refused.value)
+
+
+def test_a_description_that_is_no_text_is_named(tmp_path):
+    rows = {"image": [{"bytes": encoded(n), "path": None} for n in range(6)], "caption": ["a"] * 6}
+    datasets.Dataset.from_dict(rows).save_to_disk(str(tmp_path / "saved"))
+    (tmp_path / "saved" / "dataset_info.json").write_bytes(b"\x80\xbb{")
+    with pytest.raises(ValueError, match=r"^Cannot read the data set .*saved: ") as refused:
+        load_pairs(tmp_path / "saved")
+    assert "codec" not in str(refused.value)
