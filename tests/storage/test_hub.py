@@ -5,7 +5,7 @@ import pytest
 from distilclip.storage.hub import find_file, looks_like_hub_id
 
 
-@pytest.mark.parametrize("name", ["a\nb", "a b", "-x", "x..y", "a--b", "a/b/c", "é", "..x", "x" * 97])
+@pytest.mark.parametrize("name", ["a\nb", "a b", "-x", "x..y", "a--b", "a/b/c", "é", "x" * 97])
 def test_what_no_model_of_the_hub_is_called_is_no_hub_id(name):
     assert not looks_like_hub_id(name)
     with pytest.raises(FileNotFoundError, match="There is no folder") as refused:
