@@ -47,6 +47,7 @@ def test_a_letter_and_its_accent_are_the_same_apart_and_together(tmp_path, forms
         [unicodedata.normalize(form, f"é ü Å/ǘ{n}.png") for n in range(6)] for form in forms
     )
     assert there != said
+    tmp_path = tmp_path / unicodedata.normalize(forms[0], "naïve")  # stays as it is
     file = table(laid_out(tmp_path, there), said)
     assert captions_of(file) == WANTED
     file.rename(tmp_path / "metadata.csv")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from distilclip.storage.pictures import PIXELS_VERSION, PictureSize
-from distilclip.storage.weights import save_tensors
+from distilclip.storage.weights import bytes_of, checksum, save_tensors
 
 if TYPE_CHECKING:
     from distilclip.model import DistilCLIP
@@ -40,8 +39,7 @@ def image_side_key(model: DistilCLIP) -> str:
     for name, tensor in sorted(model.state_dict().items()):
         if name.startswith(("vision.", "image_projection.")):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            flat = tensor.detach().cpu().contiguous().view(-1)
-            digest.update(flat.view(torch.uint8).numpy())
+            digest.update(bytes_of(tensor))
     return digest.hexdigest()
 
 
@@ -54,18 +52,9 @@ def write_index(file: Path, embeds: Tensor, entries: dict, key: str) -> None:
     content = bytearray(json.dumps(entries).encode())
     packed = torch.frombuffer(content, dtype=torch.uint8)
     metadata = {"index_version": str(INDEX_VERSION), "image_side": key}
-    metadata["checksum"] = checksum(embeds, packed)
-    save_tensors({"embeds": embeds, "entries": packed}, file, metadata)
-
-
-def checksum(*tensors: Tensor) -> str:
-    """A number that is another one if bytes, types or shapes of tensors change."""
-    found = 0
-    for tensor in tensors:
-        found = zlib.crc32(f"{tensor.dtype} {tuple(tensor.shape)}".encode(), found)
-        flat = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
-        found = zlib.crc32(flat.numpy().data, found)
-    return f"{found:08x}"
+    tensors = {"embeds": embeds, "entries": packed}
+    metadata["checksum"] = checksum(key, tensors)
+    save_tensors(tensors, file, metadata)
 
 
 def read_index(file: Path, key: str, width: int) -> tuple[Tensor, dict]:
@@ -90,7 +79,7 @@ def read_index(file: Path, key: str, width: int) -> tuple[Tensor, dict]:
                 )
             embeds = opened.get_tensor("embeds")
             packed = opened.get_tensor("entries")
-        summed = checksum(embeds, packed)
+        summed = checksum(key, {"embeds": embeds, "entries": packed})
         if metadata.get("checksum", summed) != summed:  # older ones have none
             raise ValueError("its checksum says that it has changed since")
         entries = json.loads(packed.numpy().tobytes())

@@ -13,7 +13,6 @@ import os
 import signal
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -28,7 +27,7 @@ from torch import Tensor
 from distilclip.model import DistilCLIP
 from distilclip.runs.settings import DEFAULTS, OFF, PRECISIONS, TrainConfig
 from distilclip.storage.files import is_leftover, write_text
-from distilclip.storage.weights import save_tensors
+from distilclip.storage.weights import bytes_of, checksum, save_tensors
 
 try:
     import fcntl
@@ -396,21 +395,6 @@ def frozen_hash(run: Run) -> str:
                 digest.update(bytes_of(tensor))
         FROZEN[run.model] = digest.hexdigest()
     return FROZEN[run.model]
-
-
-def checksum(state: str, tensors: dict[str, Tensor]) -> str:
-    """A sum that another sum of a state's description and tensors would betray."""
-    total = zlib.crc32(state.encode())
-    for name in sorted(tensors):
-        total = zlib.crc32(name.encode(), total)
-        total = zlib.crc32(bytes_of(tensors[name]), total)
-    return f"{total:08x}"
-
-
-def bytes_of(tensor: Tensor) -> memoryview:
-    """The bytes of a tensor, for a hash of them."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
 def read_state(folder: Path, config: TrainConfig) -> dict:

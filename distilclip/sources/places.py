@@ -169,7 +169,7 @@ class Place:
         if "\\" in name and not os.path.exists(path):  # as Windows writes them
             path = os.path.join(self.root, name.replace("\\", "/"))
         if not name.isascii() and not os.path.lexists(path):
-            path = composed(path)
+            path = os.path.join(self.root, composed(self.root, name))
         try:
             real, status = self.resolve(path)
         except (OSError, RuntimeError, ValueError):
@@ -252,13 +252,13 @@ def the_same(
     return there[0]
 
 
-def composed(path: str) -> str:
-    """A path as it is written on the disk, where an é may be a letter or two."""
+def composed(root: str, name: str) -> str:
+    """A name as it is written on the disk, where an é may be a letter or two."""
     for form in ("NFC", "NFD"):
-        other = unicodedata.normalize(form, path)
-        if os.path.lexists(other):
+        other = unicodedata.normalize(form, name)
+        if os.path.lexists(os.path.join(root, other)):
             return other
-    return path
+    return name
 
 
 def almost(path: str) -> str:

@@ -43,6 +43,7 @@ from distilclip.sources.recognise import (
 )
 from distilclip.sources.skipping import LOG, SKIP, refuse_or_skip
 from distilclip.sources.split_folders import split_within
+from distilclip.sources.split_lists import find_lists
 from distilclip.sources.splits import SPLITS, split_name
 from distilclip.storage.hub import looks_like_hub_id, offline_without_network
 
@@ -215,6 +216,12 @@ def stream_of_tars(path: Path, asked: Asked) -> Stream:
     if path.is_dir():
         tars.check_open(path, asked)
         tars.check_others(path)
+    if lists := find_lists(path):
+        raise ValueError(
+            f"{next(iter(lists))} seems to list the pictures of a split, which no "
+            "stream can look up: leave out --streaming, put each split into shards "
+            "of its own, or take the list out."
+        )
     files: dict[str, list[Path]] = {}
     for file, word in tars.shards_of(path):
         if file.suffix.lower() != ".tar":

@@ -8,6 +8,7 @@ import contextlib
 import importlib.util
 import logging
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -452,3 +453,18 @@ def quiet_transformers() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
         if progress_bars:
             transformers_logging.enable_progress_bar()
+
+
+def checksum(description: str, tensors: dict[str, Tensor]) -> str:
+    """A sum that is another one where a description or its tensors have changed."""
+    total = zlib.crc32(description.encode())
+    for name in sorted(tensors):
+        total = zlib.crc32(name.encode(), total)
+        total = zlib.crc32(bytes_of(tensors[name]), total)
+    return f"{total:08x}"
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor, for a hash of them."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]

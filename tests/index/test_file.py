@@ -157,7 +157,7 @@ def test_an_index_whose_header_or_bytes_have_changed_is_refused(small_model, pic
     for change in changes:
         text = json.dumps(header | {"embeds": embeds | change}).encode()
         file.write_bytes(len(text).to_bytes(8, "little") + text + body)
-        with pytest.raises(ValueError, match="is not an index, or is damaged"):
+        with pytest.raises(ValueError, match="damaged"):
             ImageIndex.load(small_model, file)
     for place in range(0, len(body), 97):
         flipped = bytearray(good)

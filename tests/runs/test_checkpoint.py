@@ -225,13 +225,18 @@ def test_the_hash_of_pictures_tells_bytes_from_files(tmp_path):
     assert pictures_hash(rows.select(range(len(rows))[::-1])) != pictures_hash(rows)
 
 
+def contents_of(file):
+    """What a state says, and its tensors."""
+    with safe_open(file, "pt") as opened:
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        return json.loads(opened.metadata()["state"]), tensors
+
+
 def test_any_value_in_a_state_is_resumed_from_or_refused_in_one_sentence(config, tmp_path):
     """As by hand, without the checksum, which would betray it."""
     train(config(tmp_path / "run"), progress=False)
     file, resumed = tmp_path / "run" / STATE_FILE, config(tmp_path / "run", resume=True)
-    with safe_open(file, "pt") as opened:
-        state = json.loads(opened.metadata()["state"])
-        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    state, tensors = contents_of(file)
     values = [None, -1, 1.5, "x", [], {}, [1], {"a": 1}, True, 10**30]
     places = [(state, name) for name in state]
     places += [(state["config"], name) for name in state["config"]]
@@ -256,9 +261,7 @@ def test_a_state_whose_step_is_not_where_its_epochs_end_is_refused(config, tmp_p
     """As by hand: a resumed run would leave out steps, or divide by none."""
     train(config(tmp_path / "run"), progress=False)
     file, resumed = tmp_path / "run" / STATE_FILE, config(tmp_path / "run", resume=True)
-    with safe_open(file, "pt") as opened:
-        state = json.loads(opened.metadata()["state"])
-        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    state, tensors = contents_of(file)
     lines = [line for line in state["history"] if line["kind"] == "epoch"]
     for change in ({"step": state["step"] - 1}, {"history": lines[:-1]}, {"step": 0}):
         save_file(tensors, file, {"state": json.dumps(state | change)})

@@ -150,6 +150,11 @@ def test_rows_with_one_picture_are_joined_in_a_block_and_share_captions_in_a_bat
     assert captions_of_alike(rows) == [["a", "c"], ["b"], ["a", "c"], ["d"]]
 
 
+def with_a_list(path):
+    write_tar(path / "0.tar", captioned(range(6)))
+    (path / "test.txt").write_text("0\n1\n")
+
+
 def named_only(path):
     """A parquet file whose pictures are files somewhere else."""
     write_parquet(path / "0.parquet", captioned(range(3)))
@@ -184,6 +189,7 @@ FAULTS = {
     ),
     "only names": (named_only, "row 0 of 0.parquet has no picture, only the name of one"),
     "a split column": (with_split_column, "leave out --streaming, or write each split"),
+    "a list of a split": (with_a_list, "test.txt seems to list the pictures of a split"),
     "some shards name a split": (
         lambda p: [write_tar(p / f"{name}.tar", captioned([0])) for name in ("test", "0")],
         "has shards that name their split, and others, such as 0.tar",
