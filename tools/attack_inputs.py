@@ -1279,7 +1279,10 @@ def memory(room: Room, draw: random.Random) -> Attack:
     """Too little memory; afterwards everything works."""
     attack = disk(room, draw)
     attack.prepare = NOTHING
-    attack.memory = draw.choice([0, 1 << 20, draw.randrange(40 << 20), draw.randrange(300 << 20)])
+    asked = 64 << 20  # what a command asks for before it begins
+    most = draw.choice([0, asked, asked, 5 * asked])
+    attack.memory = draw.randrange(most) if most else 0
+    attack.memory += draw.choice([0, asked]) if most == asked else 0
     attack.about = f"{attack.memory >> 20} MiB of memory"
     return attack
 

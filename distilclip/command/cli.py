@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = build_parser(arguments).parse_args(arguments)
     try:
         check_values(options)
+        prepare_memory()
         with notes_shown():
             status = options.run(options) or 0
             sys.stdout.flush()
@@ -60,6 +61,20 @@ def main(arguments: list[str] | None = None) -> int:
         tell(f"\ndistilclip: {str(stopped) or 'Stopped.'}", sys.stderr)
         return 130
     return status
+
+
+def prepare_memory() -> None:
+    """Raise MemoryError where a command cannot end well, and give bars no thread.
+
+    A bar's thread only draws it more often; where memory lacks, Python may wait for
+    its start without end.
+    """
+    from tqdm import tqdm
+
+    from distilclip.storage.spare import ANY_WORK, check_spare
+
+    tqdm.monitor_interval = 0
+    check_spare(ANY_WORK)
 
 
 def check_values(options: argparse.Namespace) -> None:

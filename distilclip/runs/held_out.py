@@ -1,13 +1,13 @@
 """Every picture that a run will measure is known to decode before it begins."""
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 
 import datasets
 from tqdm import tqdm
 
 from distilclip.runs.chance import say_chance
 from distilclip.storage.pictures import find_fault, refusal
+from distilclip.storage.spare import threads
 
 BLOCK = 256  # pictures that are in memory at a time, undecoded
 
@@ -24,13 +24,13 @@ def check_held_out(splits: datasets.DatasetDict, progress: bool = False) -> None
     silent = not progress or count < 500
     with (
         tqdm(total=count, desc="checking images", disable=silent) as bar,
-        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+        threads(min(8, os.cpu_count() or 1)) as spread,
     ):
         for rows in held_out.values():
             undecoded = rows.cast_column("image", datasets.Image(decode=False))
             for start in range(0, len(rows), BLOCK):
                 images = undecoded[start : start + BLOCK]["image"]
-                faults = pool.map(find_fault, images)
+                faults = spread(find_fault, images)
                 for position, fault in enumerate(faults, start):
                     if fault:
                         name = rows["image_id"][position]

@@ -38,6 +38,7 @@ from distilclip.sources.streams import (
     open_stream,
 )
 from distilclip.storage.pictures import decode_image, square
+from distilclip.storage.spare import A_THREAD, check_spare
 
 Item = TypeVar("Item")
 AHEAD = 2  # batches that are ready before they are asked for
@@ -65,6 +66,7 @@ class StreamedPairs(TrainingPairs):
         self.batch_size, self.size = config.batch_size, config.image_size
         self.share = share if skips is None else slice(None)
         self.skips, self.captions = skips, []
+        check_spare((threads + 1) * A_THREAD)
         self.pool = ThreadPoolExecutor(threads)
         self.places: dict[int, dict] = {}
         self.start = stream.place

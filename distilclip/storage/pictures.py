@@ -19,7 +19,6 @@ import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -27,6 +26,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
+
+from distilclip.storage.spare import threads
 
 LOG = logging.getLogger("distilclip.pictures")
 Picture = Image.Image | str | os.PathLike | np.ndarray | Tensor
@@ -510,10 +511,10 @@ def read_pictures(
             return error
         return torch.from_numpy(image).permute(2, 0, 1)
 
-    with ThreadPoolExecutor() as pool:
+    with threads(min(8, (os.cpu_count() or 1) + 1)) as spread:
         for start in range(0, len(names), batch_size):
             batch = names[start : start + batch_size]
-            results = dict(zip(batch, pool.map(attempt, batch), strict=True))
+            results = dict(zip(batch, spread(attempt, batch), strict=True))
             pixels = {n: p for n, p in results.items() if isinstance(p, Tensor)}
             errors = [
                 (n, e) for n, e in results.items() if isinstance(e, Exception)

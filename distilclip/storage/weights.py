@@ -32,6 +32,7 @@ from distilclip.storage.ranges import (
     wrong_in_text,
     wrong_in_vit,
 )
+from distilclip.storage.spare import ANY_WORK, check_spare
 
 LOG = logging.getLogger("distilclip.weights")
 # The model that comes with this package
@@ -206,10 +207,16 @@ def rename_vit_tensors(tensors: dict[str, Tensor], depth: int) -> dict[str, Tens
 def save_tensors(
     tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]
 ) -> None:
-    """Write named tensors and a few strings to a safetensors file, whole."""
+    """Write named tensors and a few strings to a safetensors file, whole.
+
+    Raises MemoryError where there is not enough for it, OSError where it cannot be
+    written; the file is then as it was.
+    """
     contiguous = {
         name: tensor.detach().contiguous() for name, tensor in tensors.items()
     }
+
+    check_spare(sum(each.nbytes for each in contiguous.values()) + ANY_WORK // 4)
 
     def write(file: Path) -> None:
         safetensors.torch.save_file(contiguous, file, metadata)
