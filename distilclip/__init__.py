@@ -7,6 +7,8 @@ need not wait for PyTorch.
 import importlib
 from typing import TYPE_CHECKING
 
+from distilclip.storage.registering import register_when_asked
+
 if TYPE_CHECKING:  # for editors and type checkers, which do not run `__getattr__`
     from distilclip.attention import MultiHeadAttention as MultiHeadAttention
     from distilclip.data import augment as augment
@@ -69,3 +71,11 @@ if not TYPE_CHECKING:  # with these, a type checker would believe any name
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_MODULE_OF_NAME})
+
+
+def _introduce() -> None:
+    """Register the classes of chapter 12 with `transformers`."""
+    importlib.import_module(f"{__name__}.share").register_with_transformers()
+
+
+register_when_asked(_introduce)

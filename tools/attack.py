@@ -465,7 +465,13 @@ def summarise(records: list[dict]) -> str:
 def warm_up(place: Path) -> None:
     """Import in this process all that the commands import, so that a fork has it."""
     import importlib
+    import threading
 
+    from tqdm import tqdm
+
+    # Its own lock is one for all processes, and a child that is killed may hold it.
+    tqdm.set_lock(threading.RLock())
+    tqdm.monitor_interval = 0
     for name in json.loads((place / "base" / "modules.json").read_text()):
         with contextlib.suppress(Exception):
             importlib.import_module(name)

@@ -291,10 +291,11 @@ def add_search(commands: argparse._SubParsersAction, arguments: list[str]) -> No
         "search",
         help="find pictures in a folder with words or with a picture",
         usage='%(prog)s RUN "words" FOLDER [options]\n'
-        "       %(prog)s RUN FOLDER --image FILE [options]\n"
-        "       %(prog)s RUN FOLDER -q WORDS -q WORDS ... [options]",
+        "       %(prog)s RUN FOLDER --image FILE [-q WORDS] [options]\n"
+        "       %(prog)s RUN FOLDER -q WORDS -q WORDS ... [options]\n"
+        "       %(prog)s RUN FOLDER --duplicates [COSINE] [options]",
         description="The pictures of a folder that are nearest to some words, "
-        "or to a picture.",
+        "to a picture, or to both; or those that are nearly the same.",
         epilog="What has been embedded is kept in ~/.cache/distilclip/indexes "
         "(or below $XDG_CACHE_HOME): the next search embeds only pictures that "
         "are new or have changed.",
@@ -307,13 +308,19 @@ def add_search(commands: argparse._SubParsersAction, arguments: list[str]) -> No
     )
     options = list(itertools.takewhile(lambda word: word != "--", arguments))
     starts = {option.split("=")[0] for option in options}
-    if not starts & {"--image", "--query"} and not any(map(is_query, options)):
+    if not starts & {"--image", "--query", "--duplicates"} and not any(
+        map(is_query, options)
+    ):
         search.add_argument("words", metavar="words", help="what to look for")
     search.add_argument(
         "folder", metavar="FOLDER", type=Path, help="where the pictures are"
     )
     search.add_argument(
-        "--image", type=Path, metavar="FILE", help="look for pictures like this one"
+        "--image",
+        type=Path,
+        metavar="FILE",
+        help="look for pictures like this one; with -q, like this one and like the "
+        "words, each with the same weight",
     )
     search.add_argument(
         "-q",
@@ -325,6 +332,15 @@ def add_search(commands: argparse._SubParsersAction, arguments: list[str]) -> No
     )
     search.add_argument(
         "--without", metavar="WORDS", help="point the search away from these words"
+    )
+    search.add_argument(
+        "--duplicates",
+        type=float,
+        nargs="?",
+        const=0.95,
+        metavar="COSINE",
+        help="list the pairs of pictures whose cosine is at least this "
+        "(default: 0.95), nearest first",
     )
     search.add_argument(
         "--captions",
@@ -574,15 +590,17 @@ def describe_counts(counts: dict[str, int], strict: bool) -> str:
 def run_search(options: argparse.Namespace) -> None:
     """Print the nearest pictures of a folder; write the galleries asked for."""
     check_search(options)
+    if options.duplicates is not None:
+        return list_duplicates(options)
     from distilclip.command.gallery import write_gallery
 
     titles, model = queries_of(options), load_run(options.model)
     picture = options.image and load_query(options.image, model)
     index = index_of(options, model)
     for title in titles:
-        query = picture or title
-        if options.captions and not picture:
-            query = in_known_words(title, model, options.captions)
+        query = vector_of(title, picture, model, options)
+        if picture and options.query:
+            title += f", like {options.image.name}"
         title += f", without {options.without}" if options.without else ""
         hits = find_hits(index, query, options)
         for file in filter(None, [options.html, options.png]):
@@ -594,6 +612,40 @@ def run_search(options: argparse.Namespace) -> None:
             say_how_far(index, query, hits[0], options)
     for file in filter(None, [options.html, options.png]):
         tell(f"Gallery: {printable(str(file))}")
+
+
+def vector_of(title: str, picture, model, options: argparse.Namespace):
+    """What the index is asked with: words, a picture, or the vector (E) of both."""
+    from torch.nn.functional import normalize
+
+    words = title
+    if picture and not options.query:
+        return picture
+    if options.captions:
+        words = in_known_words(title, model, options.captions)
+    if not picture:
+        return words
+    said = model.encode_text(words)[0] if isinstance(words, str) else words
+    seen = model.encode_image(picture)[0]
+    return normalize(said.cpu(), dim=0) + normalize(seen.cpu(), dim=0)
+
+
+def list_duplicates(options: argparse.Namespace) -> None:
+    """Print the pairs of pictures that are nearly the same, nearest first."""
+    least = options.duplicates
+    index = index_of(options, load_run(options.model))
+    pairs = index.duplicates(least)
+    for one, other, cosine in pairs:
+        files = [str(options.folder / name) for name in (one, other)]
+        if options.json:
+            print(json.dumps({"cosine": round(cosine, 4), "paths": files}))
+        elif options.files:
+            print("\t".join(map(printable, files)))
+        else:
+            print(f"{cosine:.3f}  {'  '.join(map(printable, files))}")
+    count = f"{len(pairs):,} pairs" if len(pairs) != 1 else "1 pair"
+    of = f"of {len(index):,} pictures"
+    tell(f"{count} {of} have a cosine of at least {least:g}.", sys.stderr)
 
 
 def index_of(options: argparse.Namespace, model):
@@ -651,7 +703,7 @@ def queries_of(options: argparse.Namespace) -> list[str]:
 
     Raises ValueError where standard input, asked with -q -, has no lines.
     """
-    if options.image:
+    if options.image and not options.query:
         return [f"Like {options.image.name}"]
     queries: list[str] = []
     for words in options.query or [options.words]:
@@ -732,8 +784,7 @@ def check_search(options: argparse.Namespace) -> None:
         raise ValueError(f"--png takes a file that ends in .png, got {sheet}.")
     if options.k < 1:
         raise ValueError(f"-k must be at least 1, got {options.k}.")
-    if options.image and options.query:
-        raise ValueError("Look with --image or with -q, one at a time.")
+    check_duplicates(options)
     for words in (options.words, options.without, *(options.query or ())):
         if words is not None and not words.strip():
             raise ValueError("The query is empty: say what to look for.")
@@ -758,6 +809,29 @@ def check_search(options: argparse.Namespace) -> None:
             )
         if file:
             refuse_to_replace(file, inputs, is_page)
+
+
+def check_duplicates(options: argparse.Namespace) -> None:
+    """Raise ValueError where --duplicates stands beside what it has no use for."""
+    least = options.duplicates
+    if least is None:
+        return
+    if not 0 < least <= 1:
+        raise ValueError(
+            f"--duplicates is a cosine, above 0 and at most 1, got {least:g}."
+        )
+    for name in (
+        "image",
+        "query",
+        "without",
+        "captions",
+        "min_score",
+        "html",
+        "png",
+    ):
+        if getattr(options, name) is not None:
+            option = "-q" if name == "query" else f"--{name.replace('_', '-')}"
+            raise ValueError(f"--duplicates compares pictures: leave out {option}.")
 
 
 def is_folder(words: str) -> bool:

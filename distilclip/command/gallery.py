@@ -6,11 +6,11 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from distilclip.search import Hit
 from distilclip.storage.files import write_text, write_whole
-from distilclip.storage.pictures import thumbnail
+from distilclip.storage.pictures import fitting_name, label_font, thumbnail
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -131,12 +131,18 @@ def write_gallery(
 def write_sheet(
     hits: Sequence[Hit], file: Path, columns: int = 3, size: int = 200
 ) -> None:
-    """Write the hits' pictures, best first, as one contact sheet."""
-    rows = -(-len(hits) // columns)
-    sheet = Image.new("RGB", (columns * size, rows * size), "white")
+    """Write the pictures, best first, as one contact sheet with their names."""
+    rows, line = -(-len(hits) // columns), 22
+    height = size + line
+    sheet = Image.new("RGB", (columns * size, rows * height), "white")
+    draw, font = ImageDraw.Draw(sheet), label_font(13)
     for position, hit in enumerate(hits):
         picture = thumbnail(file_of(hit), size - 10)
-        left = position % columns * size + (size - picture.width) // 2
-        top = position // columns * size + (size - picture.height) // 2
+        column, row = position % columns, position // columns
+        left = column * size + (size - picture.width) // 2
+        top = row * height + (size - picture.height) // 2
         sheet.paste(picture, (left, top))
+        name = fitting_name(hit.name, size - 12, font)
+        middle = column * size + size // 2, row * height + size + line // 2 - 3
+        draw.text(middle, name, "#30363d", font, anchor="mm")
     write_whole(file, lambda path: sheet.save(path, "PNG"))

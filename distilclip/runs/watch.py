@@ -12,8 +12,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import torch
-from matplotlib import get_data_path
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 from tqdm import tqdm
 
@@ -23,6 +22,7 @@ from distilclip.runs.checkpoint import Run, save_run, write_metrics
 from distilclip.scale import processes
 from distilclip.search import TIE, flatten_captions, retrieval_metrics
 from distilclip.storage.files import remove_leftovers, write_whole
+from distilclip.storage.pictures import label_font
 from distilclip.storage.terminal import fitting, silence
 
 QUERIES = 5  # rows of a sheet of samples
@@ -74,11 +74,7 @@ def draw_samples(
     best of them stands beside the query: other right ones do not count, and equals
     stand before it, as in `retrieval_metrics`.
     """
-    letters = Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-    try:
-        font = ImageFont.truetype(letters, 14)
-    except OSError:  # as FreeType says that it lacks memory
-        raise MemoryError from None
+    font = label_font(14)
     side, gap, line = 112, 8, 24
     height = line + side + gap
     extent = (TOP * (side + gap) + gap, len(queries) * height + gap)

@@ -24,10 +24,11 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFont, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from distilclip.storage.spare import threads
+from distilclip.storage.terminal import printable
 
 LOG = logging.getLogger("distilclip.pictures")
 Picture = Image.Image | str | os.PathLike | np.ndarray | Tensor
@@ -523,6 +524,28 @@ def read_pictures(
             if pixels:
                 stacked = torch.stack(list(pixels.values()))
             yield list(pixels), stacked, errors
+
+
+def label_font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, as it comes with matplotlib, for words in a picture."""
+    from matplotlib import get_data_path  # whoever draws no words need not wait
+
+    letters = Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    try:
+        return ImageFont.truetype(letters, size)
+    except OSError:  # as FreeType says that it lacks memory
+        raise MemoryError from None
+
+
+def fitting_name(name: str, width: float, font: ImageFont.FreeTypeFont) -> str:
+    """A name no wider than `width` pixels: what is cut is in its middle."""
+    text, cut = printable(name), 0
+    shown = text
+    while font.getlength(shown) > width and cut < len(text):
+        cut += 1
+        start = (len(text) - cut) // 2
+        shown = f"{text[:start]}…{text[start + cut :]}"
+    return shown
 
 
 def thumbnail(path: Path, size: int) -> Image.Image:

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from distilclip import ImageIndex, load_pairs
@@ -142,7 +143,7 @@ def test_search_prints_ranked_files_and_writes_galleries(run, pictures, tmp_path
     scores = [float(score) for _, score, _ in ranked]
     assert scores == sorted(scores, reverse=True)
     assert all((pictures / file.rsplit("/", 1)[1]).is_file() for _, _, file in ranked)
-    assert page.read_text().count("<img") == 4 and Image.open(sheet).size == (600, 400)
+    assert page.read_text().count("<img") == 4 and Image.open(sheet).size == (600, 444)
 
 
 def ranking(output):
@@ -215,6 +216,44 @@ def test_several_queries_are_asked_at_once(run, pictures, capsys, monkeypatch):
     assert "Standard input has no words" in capsys.readouterr().err
 
 
+def test_a_picture_and_words_are_looked_for_together(run, loaded, pictures, capsys):
+    model = load_run(run)
+    picture = sorted(pictures.iterdir())[2]
+    command = ["search", str(run), str(pictures), "--image", str(picture), "-k", "30", "--json"]
+    assert main([*command, "-q", "shade number 3", "-q", "-17 shades"]) == 0
+    lines = list(map(json.loads, capsys.readouterr().out.splitlines()))
+    index = ImageIndex.from_folder(model, pictures)
+    own = model.encode_image(picture)[0]
+    for words in ("shade number 3", "-17 shades"):
+        both = F.normalize(own + model.encode_text(words)[0], dim=0)
+        expected = {
+            name: float(v @ both) for name, v in zip(index.names, index.embeds, strict=True)
+        }
+        found = {Path(line["path"]).name: line["score"] for line in lines if words in line["query"]}
+        assert picture.name not in found and len(found) == len(expected) - 1
+        assert all(abs(score - expected[name]) < 1e-3 for name, score in found.items())
+        assert list(found.values()) == sorted(found.values(), reverse=True)
+
+
+def test_duplicates_are_listed_nearest_first(run, loaded, pictures, tmp_path, capsys):
+    pictures = shutil.copytree(pictures, tmp_path / "pictures")
+    first = sorted(pictures.iterdir())[0]
+    (pictures / "a copy.png").write_bytes(first.read_bytes())
+    command = ["search", str(run), str(pictures), "--duplicates"]
+    assert main([*command, "0.99999", "--json"]) == 0
+    lines = list(map(json.loads, capsys.readouterr().out.splitlines()))
+    assert sorted(map(Path, lines[0]["paths"])) == sorted([pictures / "a copy.png", first])
+    assert lines[0]["cosine"] == 1
+    assert main([*command, "--files"]) == 0
+    output = capsys.readouterr()
+    pairs = [line.split("\t") for line in output.out.splitlines()]
+    assert pairs and all(Path(name).is_file() for pair in pairs for name in pair)
+    assert "of 21 pictures have a cosine of at least 0.95" in output.err
+    assert main(command) == 0
+    cosines = [float(line.split()[0]) for line in capsys.readouterr().out.splitlines()]
+    assert cosines == sorted(cosines, reverse=True) and len(cosines) == len(pairs)
+
+
 def test_pictures_below_a_score_are_not_shown(run, loaded, pictures, capsys):
     command = ["search", str(run), "shade number 3", str(pictures), "-k", "20"]
     assert main(command) == 0
@@ -240,7 +279,12 @@ def test_words_and_folder_may_change_places(run, loaded, pictures, capsys):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["-q", "a", "--image", "x.png"], "one at a time"),
+        (["-q", "a", "--image", "x.png"], "There is no picture x.png"),
+        (["--duplicates", "0"], "a cosine, above 0"),
+        (["--duplicates", "1.5"], "at most 1, got 1.5"),
+        (["--duplicates", "0.9", "-q", "a"], "leave out -q"),
+        (["--duplicates", "0.9", "--min-score", "0.2"], "leave out --min-score"),
+        (["--duplicates", "0.9", "--html", "x.html"], "leave out --html"),
         (["-q", "a", "-q", " "], "The query is empty"),
         (["-q", "a", "-q", "b", "--html", "x.html"], "show one query"),
         (["-q", "-", "--png", "x.png"], "show one query"),

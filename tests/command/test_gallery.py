@@ -9,6 +9,7 @@ from PIL import Image
 
 from distilclip.command.gallery import write_gallery
 from distilclip.search import Hit
+from distilclip.storage.pictures import fitting_name, label_font
 
 
 class Page(html.parser.HTMLParser):
@@ -52,8 +53,21 @@ def test_a_gallery_can_be_a_picture(tmp_path):
     hits = [Hit(file.name, 0.1, file) for file in files]
     write_gallery("x", hits, tmp_path, tmp_path / "all.png")
     with Image.open(tmp_path / "all.png") as sheet:
-        assert sheet.size == (600, 400)
-        assert sheet.getpixel((100, 300)) == (180, 0, 0)
+        assert sheet.size == (600, 444)
+        assert sheet.getpixel((100, 322)) == (180, 0, 0)
+        names = [sheet.crop((200 * n, 200, 200 * n + 200, 222)) for n in range(3)]
+    assert all(min(strip.convert("L").getextrema()) < 128 for strip in names)
+    assert names[0].tobytes() != names[1].tobytes()
+
+
+@pytest.mark.parametrize(
+    "name", ["a.png", "folder/" + "long " * 60 + "end.png", "x\ny\x1b[31m.png", ""]
+)
+def test_a_name_on_a_sheet_keeps_its_ends_and_fits(name):
+    font = label_font(13)
+    shown = fitting_name(name, 180, font)
+    assert font.getlength(shown) <= 180 and "\n" not in shown and "\x1b" not in shown
+    assert shown[:1] == name[:1] and (shown.endswith(name[-4:]) or not name)
 
 
 def test_other_endings_are_refused(tmp_path):
