@@ -399,6 +399,32 @@ def test_a_long_cell_is_one_definition(path):
     assert not crowded_cells(path)
 
 
+def printed_lines(path: Path) -> int:
+    """How many lines of code a chapter's page shows before anything is unfolded."""
+    count = 0
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        tags = cell.get("metadata", {}).get("tags", [])
+        if cell["cell_type"] == "code" and not any(t.startswith(("hide", "remove")) for t in tags):
+            count += sum(bool(line.strip()) for line in "".join(cell["source"]).splitlines())
+    return count
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_a_chapter_prints_at_most_350_lines(path):
+    assert printed_lines(path) <= 350
+
+
+def test_folded_lines_are_not_counted(tmp_path):
+    cells = [
+        {"cell_type": "code", "source": "x = 1\n\ny = 2", "metadata": {"tags": tags}}
+        for tags in ([], ["hide-input"], ["remove-cell"], ["other"])
+    ]
+    cells.append({"cell_type": "markdown", "source": "a\nb", "metadata": {}})
+    path = tmp_path / "01.ipynb"
+    path.write_text(json.dumps({"cells": cells}))
+    assert printed_lines(path) == 4
+
+
 def test_crowded_cells_are_found(tmp_path):
     function = "import os\n\n\ndef f():\n" + "    x = 1\n" * 24
     cells = [

@@ -164,7 +164,9 @@ def convert(path: Path, address: str) -> str:
     starts = start_cells(source)
     for number, cell in enumerate(source.cells):
         tags = cell.metadata.get("tags", [])
-        alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt")
+        about = cell.metadata.get("mystnb", {})
+        alt = about.get("image", {}).get("alt")
+        prompt = about.get("code_prompt_show", "Code that only draws")
         cell.metadata = nbformat.NotebookNode()
         if cell.cell_type == "markdown":
             cell.source = plain(cell.source)
@@ -173,7 +175,7 @@ def convert(path: Path, address: str) -> str:
             if SETUP_TAG in tags:
                 cell.source = setup_cell(address, EXTRAS.get(path.stem, ""))
             elif alt or "hide-input" in tags:
-                title = title_of(alt) if alt else "# @title Code that only draws"
+                title = title_of(alt) if alt else f"# @title {prompt}"
                 cell.source = f"{title}\n{cell.source}"
                 cell.metadata |= FOLDED
         cells.append(cell)
