@@ -45,6 +45,10 @@ RECIPES = {  # what each changes in its preset
     "tune, lr 3e-4, 20 epochs": {"preset": "tune", "lr": 3e-4, "epochs": 20},
     "tune, lr 1e-3, 20 epochs": {"preset": "tune", "lr": 1e-3, "epochs": 20},
     "tune, 64 pixels, 20 epochs": {"preset": "tune", "image_size": 64, "epochs": 20},
+    "tune, text projection at 5e-5": {"preset": "tune", "text_projection_lr": 5e-5},
+    "tune, crops from 0.8": {"preset": "tune", "crop_scale": 0.8},
+    "tune, no mirroring": {"preset": "tune", "flip": False},
+    "tune, 25 epochs, batches of 32": {"preset": "tune", "epochs": 25, "batch_size": 32},
     "tune, no crops, augmentation 0.25": {
         "preset": "tune",
         "crop_scale": 1.0,

@@ -5,6 +5,7 @@ need not wait for PyTorch.
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING
 
 from distilclip.storage.registering import register_when_asked
@@ -63,6 +64,10 @@ if not TYPE_CHECKING:  # with these, a type checker would believe any name
         if name in _MODULE_OF_NAME:
             module = importlib.import_module(f"{__name__}.{_MODULE_OF_NAME[name]}")
             value = globals()[name] = getattr(module, name)
+            if f"{__name__}.model" in sys.modules:
+                sys.modules[
+                    f"{__name__}.model"
+                ].DistilCLIP.push_to_hub = _push_to_hub
             return value
         if name in _MODULE_OF_NAME.values():
             return importlib.import_module(f"{__name__}.{name}")
@@ -71,6 +76,12 @@ if not TYPE_CHECKING:  # with these, a type checker would believe any name
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_MODULE_OF_NAME})
+
+
+def _push_to_hub(model, repo_id: str, **settings) -> str:
+    """Put this model on the Hub, with its card: see `share.push_to_hub`."""
+    share = importlib.import_module(f"{__name__}.share")
+    return share.push_to_hub(model, repo_id, **settings)
 
 
 def _introduce() -> None:

@@ -8,7 +8,7 @@ Supervision" (2021).
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -122,6 +122,8 @@ class DistilCLIP(nn.Module):
     `TextEncoder` or a `ViT` can be given instead.
     """
 
+    push_to_hub: Callable[..., str]  # `distilclip.share.push_to_hub`, as a method
+
     def __init__(
         self,
         config: DistilCLIPConfig,
@@ -149,6 +151,11 @@ class DistilCLIP(nn.Module):
     def device(self) -> torch.device:
         """Where the model lies, and what it gives."""
         return self.log_logit_scale.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The format in which the model computes."""
+        return self.log_logit_scale.dtype
 
     @property
     def logit_scale(self) -> Tensor:
@@ -281,12 +288,16 @@ class DistilCLIP(nn.Module):
         write_text(folder / "preprocessor_config.json", content)
 
     @classmethod
-    def from_pretrained(cls, folder_or_hub_id: str | Path) -> "DistilCLIP":
+    def from_pretrained(
+        cls,
+        folder_or_hub_id: str | Path,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> "DistilCLIP":
         """Load what `save_pretrained` wrote, from a folder or the Hub.
 
-        The model is ready for inference. "emoji" is the one that comes with this
-        package, trained by the preset `cpu`. Raises FileNotFoundError where there
-        is nothing, ValueError where it is something else.
+        It is ready for inference. "emoji" comes with this package. Raises
+        FileNotFoundError where nothing is, ValueError where it is something else.
         """
         if str(folder_or_hub_id) == "emoji":
             folder_or_hub_id = EMOJI_MODEL
@@ -315,7 +326,7 @@ class DistilCLIP(nn.Module):
                 f"the first of them {wrong[0]}."
             )
         model.load_state_dict(tensors, strict=False)
-        return model.eval()
+        return model.to(device, dtype).eval()
 
 
 def pretrained_vision(

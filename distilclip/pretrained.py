@@ -224,7 +224,12 @@ class PretrainedCLIP(DistilCLIP):
         return DistilCLIPOutput(image_embeds, text_embeds, logits, logits.T)
 
     @classmethod
-    def from_pretrained(cls, folder_or_hub_id: str | Path) -> "PretrainedCLIP":
+    def from_pretrained(
+        cls,
+        folder_or_hub_id: str | Path,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> "PretrainedCLIP":
         """Load a checkpoint of type clip, siglip or siglip2, ready for inference.
 
         From a folder or the Hub, safetensors only, without any code of the
@@ -260,7 +265,7 @@ class PretrainedCLIP(DistilCLIP):
         model = cls(config, CaptionTower(text, tokenizer, kind), tower)
         tensors = our_tensors(theirs.state_dict(), kind, vision.depth)
         model.load_state_dict(tensors, assign=True)
-        return model.eval()
+        return model.to(device, dtype).eval()
 
     def save_pretrained(
         self, folder: str | Path, text_weights: bool = True
@@ -285,12 +290,16 @@ class PretrainedCLIP(DistilCLIP):
             write_text(folder / name, json.dumps(said, indent=2))
 
 
-def load_model(name: str | Path) -> DistilCLIP:
+def load_model(
+    name: str | Path,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> DistilCLIP:
     """A model of any kind that this package can live with, ready for inference.
 
     A folder, a Hub id or "emoji": a `DistilCLIP`, or a `PretrainedCLIP` where its
     config.json says so. Raises what their `from_pretrained` raise.
     """
     if str(name) != "emoji" and clip_kind(name):
-        return PretrainedCLIP.from_pretrained(name)
-    return DistilCLIP.from_pretrained(name)
+        return PretrainedCLIP.from_pretrained(name, device, dtype)
+    return DistilCLIP.from_pretrained(name, device, dtype)

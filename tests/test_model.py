@@ -6,10 +6,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import transformers
 from PIL import Image
 from samples import mix_modes, modes_of
 
+import distilclip
 from distilclip import DistilCLIP, DistilCLIPConfig, ViTConfig
 from distilclip.model import Projection
 from distilclip.search import ImageIndex, zero_shot_classify
@@ -326,3 +328,27 @@ def test_a_projection_starts_as_a_rotation():
     torch.testing.assert_close(wider @ wider.T, features @ features.T)
     narrower = Projection(12, 5).linear.weight
     torch.testing.assert_close(narrower @ narrower.T, torch.eye(5))
+
+
+def test_a_model_is_loaded_where_and_in_what_format_one_likes(small_model, tmp_path):
+    small_model.save_pretrained(tmp_path)
+    picture = torch.randint(0, 256, (3, 40, 30), dtype=torch.uint8)
+    plain = DistilCLIP.from_pretrained(tmp_path)
+    half = DistilCLIP.from_pretrained(tmp_path, device="cpu", dtype=torch.bfloat16)
+    assert (plain.dtype, half.dtype, half.device.type) == (torch.float32, torch.bfloat16, "cpu")
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
+    for encode, what in (("encode_image", picture), ("encode_text", "a red box")):
+        mine, theirs = getattr(plain, encode)(what), getattr(half, encode)(what)
+        assert theirs.dtype == torch.float32
+        assert F.cosine_similarity(mine, theirs).item() > 0.99
+
+
+@pytest.mark.parametrize("name", ["DistilCLIP", "PretrainedCLIP", "load_model"])
+def test_a_model_has_the_upload_as_a_method(name, small_model, monkeypatch):
+    getattr(distilclip, name)
+    given = []
+    monkeypatch.setattr(
+        "distilclip.share.push_to_hub", lambda *a, **s: given.append((a, s)) or "there"
+    )
+    assert small_model.push_to_hub("me/mine", private=True) == "there"
+    assert given == [((small_model, "me/mine"), {"private": True})]
