@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any
+from weakref import WeakSet
 
 import torch
 import torch.distributed as dist
@@ -142,9 +143,8 @@ def cached_contrastive_backward(
     multiplies the loss before. Each micro-batch, of any size, is encoded twice,
     with PyTorch's random numbers replayed. Of several processes `batches` are this
     one's, `positives` is what `gather_positives` makes, and `average_gradients`
-    comes after; where `encode` is `data_parallel`, the last micro-batch sends the
-    gradients of all. Raises ValueError where `batches` is empty or can be read only
-    once, and where `encode` does not repeat itself.
+    comes after; `data_parallel` sends with the last. Raises ValueError where
+    `batches` is empty or can be read only once, or `encode` does not repeat itself.
     """
     if isinstance(batches, Iterator) or not len(batches):
         raise ValueError("batches must be a non-empty list: it is read twice.")
@@ -216,7 +216,24 @@ def process_group(
     try:
         yield processes()
     finally:
-        dist.destroy_process_group()
+        close_group()
+
+
+# What sends gradients in this process, see `data_parallel`
+SENDING: WeakSet[DistributedDataParallel] = WeakSet()
+
+
+def close_group() -> None:
+    """Leave the other processes.
+
+    What sends gradients lets go of the group first. Were it the last to hold it, it
+    would wait for a thread of the group, and that thread for Python's lock, which
+    it holds: a process that has done its work would never end.
+    """
+    for parallel in list(SENDING):
+        for name in ("logger", "reducer"):
+            parallel.__dict__.pop(name, None)
+    dist.destroy_process_group()
 
 
 def check_cards(count: int) -> None:
@@ -384,6 +401,7 @@ def data_parallel(
         bucket_cap_mb=bucket_mib,
         gradient_as_bucket_view=True,
     )
+    SENDING.add(parallel)
     # PyTorch arranges its buckets after the first backward pass, in the order in
     # which gradients came, and the order of a sum decides its last digits. Arranged
     # here, a resumed run's first step adds up as the uninterrupted run's did.

@@ -108,7 +108,6 @@ def main(folder: Path) -> None:
             scale.average_gradients(given, bucket_size=1000)
             found = gradients(model) | {"loss": loss.detach(), "positives": positives}
             save_file(found, folder / f"{method}_{rank}.safetensors")
-        (folder / f"done_{rank}").touch()
 
 
 def step(encode, model: DistilCLIP, batch: dict, positives: torch.Tensor, cached: bool):
