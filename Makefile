@@ -11,11 +11,11 @@ PAGE := _build/html/index.html
 ATTACK := 950
 PLAYWRIGHT := playwright==1.65.2 greenlet==3.5.6
 
-.PHONY: help book test quick check bench mirror colab slides pdf notebooks clean
+.PHONY: help book test quick check bench bench-gpu mirror colab slides pdf notebooks clean
 .DEFAULT_GOAL := help
 
 help: ## what can be made
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 book: $(READY) ## set up, run every notebook, render the book
 	@echo "==> Running the notebooks and rendering the book (some 6 minutes the first time)"
@@ -54,6 +54,9 @@ check: $(READY) ## attack the command, look at the rendered book: links, contras
 
 bench: $(READY) $(PEERS)/.ready ## measure speed and memory beside timm, transformers and open_clip
 	$(BIN)/python benchmarks/run_all.py $(BENCH)
+
+bench-gpu: $(READY) $(PEERS)/.ready ## measure a card, ten minutes at most: make bench-gpu DATA=flickr8k/
+	$(BIN)/python benchmarks/gpu.py $(if $(DATA),--data $(DATA)) $(BENCH)
 
 mirror: $(READY) ## copy the package's definitions, links and list of modules into the book
 	$(BIN)/python tools/mirror.py

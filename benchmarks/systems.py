@@ -20,6 +20,8 @@ padding. What differs is each project's own choice:
   length that it knows.
 
 "same autocast" runs a peer under bfloat16 autocast, with the fused AdamW: our work at our speed.
+
+On a GPU (`device`), batches are drawn on the CPU and sent there.
 """
 
 import itertools
@@ -106,9 +108,9 @@ def endless_rows(pairs: TrainingPairs, batch_size: int) -> Iterator[Tensor]:
 class OurSteps:
     """A run of `distilclip train`, ready to take steps."""
 
-    def __init__(self, config: TrainConfig, sizes: Sizes):
+    def __init__(self, config: TrainConfig, sizes: Sizes, device: torch.device = CPU):
         self.config = config
-        self.run = start_run(config, CPU)
+        self.run = start_run(config, device)
         for group in self.run.optimizer.param_groups:
             group["lr"] = RATE
         self.data = prepare_data(self.run.model, scenes(sizes), config)
@@ -142,8 +144,8 @@ def shape(sizes: Sizes, text_folder: Path) -> dict:
     return {name: getattr(sizes, name) for name in names} | {"text_model": str(text_folder)}
 
 
-def build_distilclip(sizes: Sizes, text_folder: Path) -> Steps:
-    ours = OurSteps(TrainConfig(preset="t4-drawings", **shape(sizes, text_folder)), sizes)
+def build_distilclip(sizes: Sizes, text_folder: Path, device: torch.device = CPU) -> Steps:
+    ours = OurSteps(TrainConfig(preset="t4-drawings", **shape(sizes, text_folder)), sizes, device)
     return {
         "DistilCLIP": ours.make(),
         "DistilCLIP, text locked": ours.make(text_locked=True),
@@ -152,9 +154,9 @@ def build_distilclip(sizes: Sizes, text_folder: Path) -> Steps:
     }
 
 
-def build_original(sizes: Sizes, text_folder: Path) -> Steps:
+def build_original(sizes: Sizes, text_folder: Path, device: torch.device = CPU) -> Steps:
     config = TrainConfig(preset="original", precision="float32", **shape(sizes, text_folder))
-    return {"original": OurSteps(config, sizes).make()}
+    return {"original": OurSteps(config, sizes, device).make()}
 
 
 class PooledDistilBert(DistilBertModel):
@@ -200,6 +202,7 @@ def peer_steps(
     loss_of: Callable[[Tensor, dict], Tensor],
     optimizers: dict[str, torch.optim.Optimizer],
     max_norm: float,
+    device: torch.device,
 ) -> Steps:
     """Steps of a peer in float32 and under autocast, on the same data in the same order as ours.
 
@@ -217,9 +220,10 @@ def peer_steps(
         def step() -> float:
             drawn = pairs.draw(next(rows), seeded(0, 1, next(count)))
             text, padding = tokenize([pairs.captions[i] for i in drawn.caption_ids.tolist()])
+            text = {name: tensor.to(device) for name, tensor in text.items()}
             optimizer.zero_grad()
-            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-                loss = loss_of(normalise_pixels(drawn.pixels, HALF, HALF), text)
+            with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+                loss = loss_of(normalise_pixels(drawn.pixels.to(device), HALF, HALF), text)
             loss.backward()
             if math.isfinite(max_norm):
                 nn.utils.clip_grad_norm_(model.parameters(), max_norm)
@@ -235,8 +239,8 @@ def peer_steps(
     }
 
 
-def build_transformers(sizes: Sizes, text_folder: Path) -> Steps:
-    model = dual_encoder(sizes, text_folder)
+def build_transformers(sizes: Sizes, text_folder: Path, device: torch.device = CPU) -> Steps:
+    model = dual_encoder(sizes, text_folder).to(device)
     tokenizer = AutoTokenizer.from_pretrained(text_folder)
 
     def tokenize(captions: list[str]) -> tuple[dict, float]:
@@ -248,10 +252,10 @@ def build_transformers(sizes: Sizes, text_folder: Path) -> Steps:
 
     fused = AdamW(model.parameters(), lr=RATE, fused=True)  # the Trainer's own choice, too
     both = {"own": fused, "fused": fused}
-    return peer_steps("transformers", model, sizes, tokenize, loss_of, both, max_norm=1.0)
+    return peer_steps("transformers", model, sizes, tokenize, loss_of, both, 1.0, device)
 
 
-def build_open_clip(sizes: Sizes, text_folder: Path) -> Steps:
+def build_open_clip(sizes: Sizes, text_folder: Path, device: torch.device = CPU) -> Steps:
     allow_peers()
     import open_clip
 
@@ -265,7 +269,7 @@ def build_open_clip(sizes: Sizes, text_folder: Path) -> Steps:
     }
     if sizes.text_depth < Sizes.text_depth:  # only to see that it runs
         config["text_cfg"] |= {"width": sizes.text_dim, "heads": 2, "layers": sizes.text_depth}
-    model = open_clip.CLIP(**config)
+    model = open_clip.CLIP(**config).to(device)
     tokenizer, clip_loss = open_clip.get_tokenizer("ViT-B-16"), open_clip.ClipLoss()
 
     def tokenize(captions: list[str]) -> tuple[dict, float]:
@@ -279,7 +283,7 @@ def build_open_clip(sizes: Sizes, text_folder: Path) -> Steps:
         "own": AdamW(model.parameters(), lr=RATE),
         "fused": AdamW(model.parameters(), lr=RATE, fused=True),
     }
-    return peer_steps("open_clip", model, sizes, tokenize, loss_of, optimizers, math.inf)
+    return peer_steps("open_clip", model, sizes, tokenize, loss_of, optimizers, math.inf, device)
 
 
 SYSTEMS = {

@@ -43,16 +43,22 @@ PARTS = {
 
 
 class Stopwatch:
-    """Seconds of each part, between its starts and its ends."""
+    """Seconds of each part, between its starts and its ends.
 
-    def __init__(self):
+    `wait` comes back when what was begun on the device has ended; a CPU needs none.
+    """
+
+    def __init__(self, wait: Callable[[], None]):
         self.seconds = defaultdict(float)
         self.started = {}
+        self.wait = wait
 
     def start(self, part: str) -> None:
+        self.wait()
         self.started[part] = time.perf_counter()
 
     def stop(self, part: str) -> None:
+        self.wait()
         self.seconds[part] += time.perf_counter() - self.started.pop(part)
 
     def timed(self, function: Callable, part: str) -> Callable:
@@ -69,13 +75,14 @@ class Stopwatch:
 
 
 @contextlib.contextmanager
-def watched(run: Run) -> Iterator[Stopwatch]:
+def watched(run: Run, wait: Callable[[], None] = lambda: None) -> Iterator[Stopwatch]:
     """A stopwatch at the parts of `run`, while the block runs.
 
     On a CPU every operation has ended when the next one starts, so the hooks' times are the
-    parts' own. A backward hook sees the gradient come in and the gradient of the input go out.
+    parts' own; with a GPU, `wait` has to see to it. A backward hook sees the gradient come in and
+    the gradient of the input go out.
     """
-    watch, hooks = Stopwatch(), []
+    watch, hooks = Stopwatch(wait), []
 
     def call(act: Callable[[str], None], part: str) -> Callable[..., None]:
         return lambda *_: act(part)
@@ -102,14 +109,17 @@ def watched(run: Run) -> Iterator[Stopwatch]:
         hook.remove()
 
 
-def shares(run: Run, step: Callable[[], float], steps: int) -> tuple[dict[str, float], float]:
+def shares(
+    run: Run, step: Callable[[], float], steps: int, wait: Callable[[], None] = lambda: None
+) -> tuple[dict[str, float], float]:
     """The share of each part in the time of `steps` steps, and the seconds of one (median)."""
     step()
     seconds = []
-    with watched(run) as watch:
+    with watched(run, wait) as watch:
         for _ in range(steps):
             start = time.perf_counter()
             step()
+            wait()
             seconds.append(time.perf_counter() - start)
     parts = {part: time / sum(seconds) for part, time in watch.seconds.items()}
     return parts | {"rest": 1 - sum(parts.values())}, statistics.median(seconds)

@@ -2,20 +2,24 @@
 
 A contrastive loss needs the whole batch at once, but its encoders do not. Gradient
 caching runs them a micro-batch at a time; processes that `torchrun` started
-exchange embeddings and average their gradients; a stream is shuffled a block at a
-time. Built in chapter 11, after Gao et al., "Scaling Deep Contrastive Learning
-Batch Size under Memory Limited Setup" (2021).
+exchange embeddings and average their gradients, by hand or, while the backward
+pass still runs, through `DistributedDataParallel`; a stream is shuffled a block at
+a time. Built in chapter 11, after Gao et al., "Scaling Deep Contrastive Learning
+Batch Size under Memory Limited Setup" (2021), and Li et al., "PyTorch Distributed:
+Experiences on Accelerating Data Parallel Training" (2020).
 """
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any
+from weakref import WeakSet
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from distilclip.data import seeded
 from distilclip.loss import check_positives, cosines
@@ -139,8 +143,8 @@ def cached_contrastive_backward(
     multiplies the loss before. Each micro-batch, of any size, is encoded twice,
     with PyTorch's random numbers replayed. Of several processes `batches` are this
     one's, `positives` is what `gather_positives` makes, and `average_gradients`
-    comes after. Raises ValueError where `batches` is empty or can be read only
-    once, and where `encode` does not repeat itself.
+    comes after; `data_parallel` sends with the last. Raises ValueError where
+    `batches` is empty or can be read only once, or `encode` does not repeat itself.
     """
     if isinstance(batches, Iterator) or not len(batches):
         raise ValueError("batches must be a non-empty list: it is read twice.")
@@ -158,9 +162,10 @@ def cached_contrastive_backward(
     sizes = [[len(part) for part in side] for side in sides]
     gradients = zip(*map(torch.split, grads, sizes), strict=True)
     parts = zip(batches, states, encoded, gradients, strict=True)
-    for batch, state, old, gradient in parts:
+    for number, (batch, state, old, gradient) in enumerate(parts, start=1):
         set_random_state(state)
-        backward_again(encode(batch), old, gradient)
+        with nullcontext() if number == len(batches) else unsent(encode):
+            backward_again(encode(batch), old, gradient)
     set_random_state(after)
     return value.detach()
 
@@ -211,7 +216,24 @@ def process_group(
     try:
         yield processes()
     finally:
-        dist.destroy_process_group()
+        close_group()
+
+
+# What sends gradients in this process, see `data_parallel`
+SENDING: WeakSet[DistributedDataParallel] = WeakSet()
+
+
+def close_group() -> None:
+    """Leave the other processes.
+
+    What sends gradients lets go of the group first. Were it the last to hold it, it
+    would wait for a thread of the group, and that thread for Python's lock, which
+    it holds: a process that has done its work would never end.
+    """
+    for parallel in list(SENDING):
+        for name in ("logger", "reducer"):
+            parallel.__dict__.pop(name, None)
+    dist.destroy_process_group()
 
 
 def check_cards(count: int) -> None:
@@ -286,9 +308,9 @@ class GatherWithGradient(torch.autograd.Function):
 def gather_embeds(embeds: Tensor) -> Tensor:
     """All processes' embeddings, (B, E) -> (world * B, E), with gradients to each.
 
-    Where every process computes the loss of the whole batch from these, and
-    `average_gradients` follows, the parameters' gradients are those of one process
-    with the whole batch.
+    Where every process computes the loss of the whole batch from these, and the
+    gradients are averaged, by `average_gradients` or `data_parallel`, they are
+    those of one process with the whole batch.
     """
     return embeds if processes()[1] == 1 else GatherWithGradient.apply(embeds)
 
@@ -339,6 +361,62 @@ def average_gradients(
             gradient.copy_(part.view_as(gradient))
 
 
+class Encoders(nn.Module):
+    """A model's encoders as one module, which `DistributedDataParallel` asks for.
+
+    It holds the parameters of `parts` that learn, and no more: what is frozen is
+    not sent. Its forward is `encode`; given None, the sum of all that it holds.
+    """
+
+    def __init__(self, encode: Callable, parts: Iterable[nn.Module]):
+        super().__init__()
+        learning = [p for part in parts for p in part.parameters()]
+        self.learning = nn.ParameterList(p for p in learning if p.requires_grad)
+        # In a tuple, or an `encode` that is a module would bring what it holds
+        self.encode = (encode,)
+
+    def forward(self, batch: Any) -> Any:
+        if batch is None:
+            return sum(parameter.sum() for parameter in self.learning)
+        return self.encode[0](batch)
+
+
+def data_parallel(
+    encode: Callable, parts: Iterable[nn.Module], bucket_mib: float = 25.0
+) -> Callable:
+    """`encode`, whose backward pass averages gradients over the processes.
+
+    Those of the parameters of `parts` that learn now: after `requires_grad` changes
+    it must be made anew. `parts` stand in the order in which `encode` runs them,
+    and each parameter must take part in every backward pass. Gradients travel in
+    buckets of about `bucket_mib` MiB, each as soon as it is full. One process gets
+    `encode` back as it is. Raises ConnectionError where others cannot be reached.
+    """
+    if processes()[1] == 1:
+        return encode
+    module = Encoders(encode, parts)
+    parallel = DistributedDataParallel(
+        module,
+        init_sync=False,  # they have been, by `broadcast_weights`
+        bucket_cap_mb=bucket_mib,
+        gradient_as_bucket_view=True,
+    )
+    SENDING.add(parallel)
+    # PyTorch arranges its buckets after the first backward pass, in the order in
+    # which gradients came, and the order of a sum decides its last digits. Arranged
+    # here, a resumed run's first step adds up as the uninterrupted run's did.
+    with in_touch():
+        parallel(None).backward()
+    module.zero_grad(set_to_none=True)
+    return parallel
+
+
+def unsent(encode: Callable) -> AbstractContextManager:
+    """A context in which backward passes of `data_parallel` send nothing."""
+    is_parallel = isinstance(encode, DistributedDataParallel)
+    return encode.no_sync() if is_parallel else nullcontext()
+
+
 def communicate(operation: Callable, *arguments, **options) -> None:
     """Run an operation of torch.distributed.
 
@@ -347,14 +425,33 @@ def communicate(operation: Callable, *arguments, **options) -> None:
     try:
         operation(*arguments, **options)
     except RuntimeError as error:
-        rank = os.environ.get("RANK", processes()[0])
-        reason = str(error).split("] ", 1)[-1]
-        raise ConnectionError(
-            f"Process {rank} lost touch with the others: one of them has stopped "
-            "or hangs. Read what they say, then start all of them again, with "
-            "--resume for a training run. "
-            f"({reason.splitlines()[0].split('. ')[0]})"
-        ) from error
+        raise lost_touch(error) from error
+
+
+def lost_touch(error: RuntimeError) -> ConnectionError:
+    """The sentence for an error of torch.distributed."""
+    rank = os.environ.get("RANK", processes()[0])
+    reason = str(error).split("] ", 1)[-1]
+    return ConnectionError(
+        f"Process {rank} lost touch with the others: one of them has stopped "
+        "or hangs. Read what they say, then start all of them again, with "
+        "--resume for a training run. "
+        f"({reason.splitlines()[0].split('. ')[0]})"
+    )
+
+
+@contextmanager
+def in_touch() -> Iterator[None]:
+    """Around a backward pass that sends messages: errors as `communicate` has them.
+
+    An error that comes from nobody else passes as it is.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(name in str(error).lower() for name in ("gloo", "nccl")):
+            raise
+        raise lost_touch(error) from error
 
 
 # Where a stream begins: `within` is a shard's own state, `row` counts in the block

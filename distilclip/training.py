@@ -74,8 +74,10 @@ from distilclip.scale import (
     average_gradients,
     broadcast_weights,
     cached_contrastive_backward,
+    data_parallel,
     gather,
     gather_embeds,
+    in_touch,
     process_group,
     processes,
 )
@@ -517,11 +519,33 @@ def embed(
         return image_embeds, model.embed_text_features(features)
 
 
+# A numbered part of a step's inputs -> image_embeds and text_embeds
+Encode = Callable[[tuple[int, StepInputs]], tuple[Tensor, Tensor]]
+
+
+def encoder(run: Run) -> Encode:
+    """`embed` for a numbered part of a step's inputs, with the randomness of both.
+
+    Of several processes, its backward pass averages the gradients of all that
+    learns in the encoders, while it runs.
+    """
+
+    def encode(part: tuple[int, StepInputs]) -> tuple[Tensor, Tensor]:
+        number, inputs = part
+        numbers = 3, run.step, processes()[0], number
+        return embed(run, inputs, seeded(run.config.seed, *numbers))
+
+    model = run.model
+    image_side = model.vision, model.image_projection
+    return data_parallel(encode, (*image_side, model.text, model.text_projection))
+
+
 def train_step(run: Run, inputs: StepInputs, positives: Tensor) -> float:
     """One batch forward, backward, and one step of AdamW -> the loss.
 
     Whatever is random here follows from the seed and the step: a resumed run draws
-    the same. Raises what `descend` raises.
+    the same. Raises what `descend` raises, and ConnectionError where processes lose
+    touch.
     """
     model, config, rank = run.model, run.config, processes()[0]
     # For dropout, which a frozen encoder keeps off
@@ -529,25 +553,24 @@ def train_step(run: Run, inputs: StepInputs, positives: Tensor) -> float:
     model.train()
     model.vision.train(config.vision_lr > 0)
     model.text.train(any(p.requires_grad for p in model.text.parameters()))
-
-    def encode(part: tuple[int, StepInputs]) -> tuple[Tensor, Tensor]:
-        number, some = part
-        return embed(run, some, seeded(config.seed, 3, run.step, rank, number))
-
+    encode = run.encode or encoder(run)
     run.optimizer.zero_grad(set_to_none=True)
     device = model.log_logit_scale.device
     targets = positives.to(device) if config.mask_positives else None
-    if config.micro_batch:
-        parts = list(enumerate(inputs.split(config.micro_batch)))
-        loss = cached_contrastive_backward(
-            encode, parts, model.logit_scale, targets, run.scaler
-        )
-    else:
-        image_embeds, text_embeds = map(gather_embeds, encode((0, inputs)))
-        loss = contrastive_loss(
-            image_embeds, text_embeds, model.logit_scale, targets
-        )
-        run.scaler.scale(loss).backward()
+    with in_touch():
+        if config.micro_batch:
+            parts = list(enumerate(inputs.split(config.micro_batch)))
+            loss = cached_contrastive_backward(
+                encode, parts, model.logit_scale, targets, run.scaler
+            )
+        else:
+            image_embeds, text_embeds = map(gather_embeds, encode((0, inputs)))
+            loss = contrastive_loss(
+                image_embeds, text_embeds, model.logit_scale, targets
+            )
+            run.scaler.scale(loss).backward()
+    # The encoders' gradients are averaged; the temperature belongs to neither
+    average_gradients([model.log_logit_scale])
     value, is_finite = descend(run, loss)
     if run.average is not None and is_finite:
         update_average(run.average, model, config.ema, run.step)
@@ -562,7 +585,6 @@ def descend(run: Run, loss: Tensor) -> tuple[float, bool]:
     loss or gradients are no numbers.
     """
     model = run.model
-    average_gradients(model.parameters())
     run.scaler.unscale_(run.optimizer)
     limit = run.config.clip_gradient or math.inf
     norm = nn.utils.clip_grad_norm_(model.parameters(), limit)
@@ -690,9 +712,12 @@ def train_epoch(
 ) -> None:
     """Take the steps left of an epoch; `save` is called now and then."""
     config = run.config
-    unfreeze_text(run.model.text, text_learns(config, epoch), config.text_layers)
-    if text_learns(config, epoch):
+    learns = text_learns(config, epoch)
+    unfreeze_text(run.model.text, learns, config.text_layers)
+    if learns:
         data.features = None  # they stay as they are only while the encoder does
+    if run.encode is None or learns != text_learns(config, epoch - 1):
+        run.encode = encoder(run)
     size = picture_size(config, run.model.config.vision, epoch)
     total = len(data.pairs) // config.batch_size * config.epochs
 

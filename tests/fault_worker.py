@@ -18,6 +18,7 @@ import torch
 
 import distilclip.runs.checkpoint as checkpoint
 import distilclip.runs.watch as watch
+import distilclip.scale as scale
 import distilclip.training as training
 from distilclip import TrainConfig, train
 
@@ -99,14 +100,15 @@ def end_of(process, receiver) -> tuple[str, object]:
     return message or ("killed", -process.exitcode)
 
 
-def together(config, fault="", at=0):
-    """How two processes that train together end; what happens, happens to the second."""
+def together(config, fault="", at=0, world=2):
+    """How processes that train together end; what happens, happens to all but the first."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world)}
     workers = [
-        start(config, rank * fault, rank * at, group | {"RANK": str(rank)}) for rank in range(2)
+        start(config, fault if rank else "", at if rank else 0, group | {"RANK": str(rank)})
+        for rank in range(world)
     ]
     return [end_of(*worker) for worker in workers]
 
@@ -241,5 +243,9 @@ FAULTS = {
     "nobody": nobody,
     "clock": clock_backwards,
     "broken gradient": broken_gradient,
+    # Embeddings' gradients have been exchanged, twice a step, and no others yet
+    "in the backward pass": lambda at: around(
+        scale.GatherWithGradient, "backward", 2 * at, after=kill
+    ),
     "hang": hang,
 }

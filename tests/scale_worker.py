@@ -1,8 +1,10 @@
 """A small model and a small batch, and what each of several processes does with its share.
 
-torchrun scale_worker.py FOLDER: loss and gradients go to a file there.
+torchrun scale_worker.py FOLDER: loss and gradients go to a file there. With more arguments they
+are those of the command `distilclip`. Either way, the numbers of the processes go to the folder.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -12,12 +14,15 @@ from torch.nn.functional import normalize
 from transformers import DistilBertConfig, DistilBertModel
 
 from distilclip import scale
+from distilclip.command.cli import main as command
 from distilclip.loss import contrastive_loss
 from distilclip.model import DistilCLIP, DistilCLIPConfig
 from distilclip.text import TextEncoder
 from distilclip.vit import ViTConfig
 
 PAIRS, CAPTIONS = 12, 7
+# "parallel" sends gradients while the backward pass runs, the others after it
+METHODS = ("plain", "cached", "parallel", "parallel cached", "parallel frozen")
 
 
 def small_clip(dropout: float = 0.0, patch_dropout: float = 0.0) -> DistilCLIP:
@@ -88,27 +93,35 @@ def main(folder: Path) -> None:
         share = PAIRS // world
         batch = part(pairs(), slice(rank * share, (rank + 1) * share))
         positives = scale.gather_positives(batch["own"], batch["drawn"])
-        for method in ("plain", "cached"):
+        for method in METHODS:
             model = small_clip()
             if rank == 1:
                 torch.nn.init.zeros_(model.image_projection.linear.weight)
             scale.broadcast_weights(model)
+            if "frozen" in method:
+                model.text.requires_grad_(False)
             encode = encoder(model)
-            if method == "cached":
-                micro = [part(batch, slice(start, start + 2)) for start in range(0, share, 2)]
-                loss = scale.cached_contrastive_backward(
-                    encode, micro, model.logit_scale, positives
-                )
-            else:
-                embeds = [scale.gather_embeds(side) for side in encode(batch)]
-                loss = contrastive_loss(*embeds, model.logit_scale, positives)
-                loss.backward()
-            # Small buckets, so that several are needed.
-            scale.average_gradients(model.parameters(), bucket_size=1000)
+            if "parallel" in method:  # small buckets here and below, so that several are needed
+                encode = scale.data_parallel(encode, model.children(), bucket_mib=0.004)
+            loss = step(encode, model, batch, positives, "cached" in method)
+            given = [model.log_logit_scale] if "parallel" in method else model.parameters()
+            scale.average_gradients(given, bucket_size=1000)
             found = gradients(model) | {"loss": loss.detach(), "positives": positives}
             save_file(found, folder / f"{method}_{rank}.safetensors")
 
 
+def step(encode, model: DistilCLIP, batch: dict, positives: torch.Tensor, cached: bool):
+    """The loss of the whole batch and this process's gradients, before they are averaged."""
+    if cached:
+        micro = [part(batch, slice(start, start + 2)) for start in range(0, len(batch["own"]), 2)]
+        return scale.cached_contrastive_backward(encode, micro, model.logit_scale, positives)
+    embeds = [scale.gather_embeds(side) for side in encode(batch)]
+    loss = contrastive_loss(*embeds, model.logit_scale, positives)
+    loss.backward()
+    return loss
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]))
+    Path(sys.argv[1], f"process_{os.getpid()}").touch()
+    sys.exit(command(sys.argv[2:]) if len(sys.argv) > 2 else main(Path(sys.argv[1])))

@@ -21,8 +21,8 @@ MEANT = {
     },
     "08_train": {"may be mirrored: [True, False]": "a list of answers"},
     "11_scale": {
-        "cut    process 0: same loss True, same gradients False": "a gather without a gradient",
-        "cut    process 1: same loss True, same gradients False": "a gather without a gradient",
+        "cut            process 0: same loss True, same gradients False": "no gradient",
+        "cut            process 1: same loss True, same gradients False": "no gradient",
     },
 }
 

@@ -262,16 +262,21 @@ def test_two_runs_never_share_a_folder(whole, config, tmp_path):
     assert_same(out, whole[0])
 
 
-def test_a_process_of_two_that_dies_loses_nothing(config, tmp_path):
-    whole = config(tmp_path / "whole")
-    assert [end for end, _ in together(whole)] == ["done", "done"]
-    (first, message), second = together(config(tmp_path / "run"), "before AdamW", 6)
-    assert second == ("killed", 9)
-    assert first == "ConnectionError" and "lost touch" in message and "--resume" in message
-    assert read_state(tmp_path / "run", config(tmp_path / "run"))["step"] in (5, 6)
-    ends = together(config(tmp_path / "run", resume=True))
-    assert [end for end, _ in ends] == ["done", "done"]
-    assert_same(tmp_path / "run", tmp_path / "whole")
+@pytest.mark.parametrize("world", [2, 4])
+def test_processes_that_die_lose_nothing(config, tmp_path, world):
+    """Not a bit, whatever the place in which four sum up: see `data_parallel`."""
+    assert {end for end, _ in together(config(tmp_path / "whole"), world=world)} == {"done"}
+    for at, (fault, steps) in enumerate(
+        {"before AdamW": (5, 6), "in the backward pass": (5,)}.items()
+    ):
+        out = tmp_path / str(at)
+        (first, message), *others = together(config(out), fault, 6, world)
+        assert others == [("killed", 9)] * (world - 1)
+        assert first == "ConnectionError" and "lost touch" in message and "--resume" in message
+        assert read_state(out, config(out))["step"] in steps
+        ends = together(config(out, resume=True), world=world)
+        assert {end for end, _ in ends} == {"done"}
+        assert_same(out, tmp_path / "whole")
 
 
 def test_the_lock_where_the_system_has_none(tmp_path, monkeypatch):

@@ -2,10 +2,13 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import Counter
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -25,8 +28,10 @@ from distilclip.scale import (
     cached_contrastive_backward,
     check_cards,
     chunked_contrastive_loss,
+    data_parallel,
     gather_embeds,
     gather_positives,
+    in_touch,
     process_group,
     processes,
     random_state,
@@ -344,6 +349,13 @@ def test_alone_nothing_is_exchanged(monkeypatch):
         assert parameter.grad.tolist() == [1.0, 2.0]
 
 
+def test_alone_an_encoder_is_itself_and_its_errors_pass():
+    layer = torch.nn.Linear(2, 2)
+    assert data_parallel(layer, [layer]) is layer
+    with pytest.raises(RuntimeError, match="no grad"), in_touch():
+        raise RuntimeError("no grad")
+
+
 def test_positives_are_those_of_a_batch():
     batch = worker.pairs()
     expected = torch.tensor(
@@ -366,44 +378,66 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-@pytest.fixture(scope="module", params=GROUPS.values(), ids=GROUPS)
-def several_processes(request, tmp_path_factory) -> tuple[Path, int]:
-    """The folder where processes that torchrun started left losses and gradients; their number.
+def start_node(
+    script: list[str], nodes: int, each: int, rendezvous: str, log: Path
+) -> subprocess.Popen:
+    """One of some nodes that run a script in `each` processes, and what it says goes to a file.
 
-    Nodes are torchruns of their own, on this machine, that find each other by rendezvous.
+    It is a torchrun of its own, on this machine; all of them meet at the address `rendezvous`.
     """
-    nodes, each = request.param
-    folder = tmp_path_factory.mktemp("processes")
     command = [
         *(sys.executable, "-m", "torch.distributed.run", f"--nnodes={nodes}"),
         *(f"--nproc-per-node={each}", "--rdzv-backend=c10d", "--local-addr=127.0.0.1"),
-        *(f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--rdzv-id=test"),
+        *(f"--rdzv-endpoint={rendezvous}", "--rdzv-id=test", *script),
     ]
-    started = [
-        subprocess.Popen(
-            [*command, worker.__file__, str(folder)],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-            stderr=(folder / f"node_{node}.txt").open("w"),
-        )
-        for node in range(nodes)
-    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with log.open("w") as file:
+        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=file)
+
+
+def kill_nodes(nodes: list[subprocess.Popen], folder: Path) -> None:
+    """End some nodes, and then all processes that have left their numbers in a folder."""
+    for node in nodes:
+        node.kill()
+        node.wait()
+    for left in folder.glob("process_*"):
+        with suppress(ProcessLookupError):
+            os.kill(int(left.name.removeprefix("process_")), signal.SIGKILL)
+        left.unlink()
+
+
+def wait_for(condition, nodes: list[subprocess.Popen], said) -> None:
+    """Until something is so; no node may fail before, and five minutes must be enough."""
+    until = time.monotonic() + 300
+    while not condition():
+        assert not any(node.poll() for node in nodes) and time.monotonic() < until, said()
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module", params=GROUPS.values(), ids=GROUPS)
+def several_processes(request, tmp_path_factory) -> tuple[Path, int]:
+    """The folder where processes that torchrun started left losses and gradients; their number."""
+    nodes, each = request.param
+    folder = tmp_path_factory.mktemp("processes")
+    rendezvous, logs = f"127.0.0.1:{free_port()}", [folder / f"{n}.txt" for n in range(nodes)]
+    script = [worker.__file__, str(folder)]
+    started = [start_node(script, nodes, each, rendezvous, log) for log in logs]
     try:
-        for node, process in enumerate(started):
-            said = folder / f"node_{node}.txt"
-            assert process.wait(timeout=300) == 0, said.read_text()
+        wait_for(
+            lambda: all(node.poll() == 0 for node in started),  # every process ends
+            started,
+            lambda: "".join(log.read_text() for log in logs),
+        )
     finally:
-        for process in started:
-            process.kill()
-            process.wait()
+        kill_nodes(started, folder)
     return folder, nodes * each
 
 
-@pytest.mark.parametrize(
-    ("method", "reference"), [("plain", contrastive_loss), ("cached", exact_loss)]
-)
-def test_several_processes_equal_one(method, reference, several_processes):
+@pytest.mark.parametrize("method", worker.METHODS)
+def test_several_processes_equal_one(method, several_processes):
     model, batch = worker.small_clip(), worker.pairs()
+    model.text.requires_grad_("frozen" not in method)
+    reference = exact_loss if "cached" in method else contrastive_loss
     positives = gather_positives(batch["own"], batch["drawn"])
     value, expected = whole_batch(model, [batch], positives, reference)
     folder, world = several_processes
@@ -434,31 +468,89 @@ def test_gathering_without_gradients_would_be_noticed(monkeypatch):
     assert largest_difference(sums, expected) > 1e-4
 
 
+def test_a_node_that_dies_ends_in_a_sentence_and_the_run_goes_on(config, tmp_path):
+    """As a user starts it: two machines' torchruns, one of which loses its power."""
+    settings = config(tmp_path / "run", epochs=40, text_lr=1e-3, text_start=0.5)
+    names = ("data", "out", "text_model", "image_size", "patch_size", "dim", "depth", "num_heads")
+    names += ("embed_dim", "epochs", "batch_size", "text_lr", "text_start", "precision", "device")
+    options = [f"--{name.replace('_', '-')}={getattr(settings, name)}" for name in names]
+    places = [tmp_path / "first", tmp_path / "second"]
+    metrics = tmp_path / "run" / "metrics.jsonl"
+
+    def epochs() -> int:
+        return metrics.read_text().count('"kind": "epoch"') if metrics.is_file() else 0
+
+    def start(*more: str) -> list[subprocess.Popen]:
+        """Two nodes that train, each with a folder of its own for what it says."""
+        rendezvous = f"127.0.0.1:{free_port()}"
+        nodes = []
+        for place in places:
+            place.mkdir(exist_ok=True)
+            script = [worker.__file__, str(place), "train", *options, *more]
+            nodes.append(start_node(script, 2, 1, rendezvous, place / "said.txt"))
+        return nodes
+
+    def said() -> str:
+        return "".join((place / "said.txt").read_text() for place in places)
+
+    nodes = start()
+    try:
+        wait_for(lambda: epochs() >= 8, nodes, said)
+        kill_nodes(nodes[1:], places[1])
+        wait_for(lambda: "lost touch with the others" in said(), [], said)
+    finally:
+        for node, place in zip(nodes, places, strict=True):
+            kill_nodes([node], place)
+    assert "start all of them again, with --resume" in said()
+    assert 8 <= epochs() < 40
+    nodes = start("--resume")
+    try:
+        wait_for(lambda: metrics.read_text().count('"final"') == 2, nodes, said)
+    finally:
+        for node, place in zip(nodes, places, strict=True):
+            kill_nodes([node], place)
+    assert epochs() == 40
+
+
 SECOND_IS_LATE = """
 import os, sys, time, torch
-from distilclip.scale import gather, process_group
+from distilclip.scale import data_parallel, gather, in_touch, process_group
 with process_group(timeout=3) as (rank, world):
+    if {backward}:
+        layers = torch.nn.Sequential(*[torch.nn.Linear(9, 9) for _ in range(3)])
+        encode = data_parallel(layers, layers, bucket_mib=1e-4)
     if rank == 1:
         {event}
+    if {backward}:
+        with in_touch():
+            encode(torch.ones(2, 9)).sum().backward()
     gather(torch.ones(2))
 """
 
 
+LOST = "ConnectionError: Process 0 lost touch with the others"
+SHAPE = "ValueError: All processes must bring tensors of the same shape"
+DIES_HALFWAY = "layers[1].weight.register_hook(lambda gradient: os._exit(3))"
+
+
 @pytest.mark.parametrize(
-    ("event", "message"),
+    ("event", "backward", "message"),
     [
-        ("os._exit(3)", "ConnectionError: Process 0 lost touch with the others"),
-        ("time.sleep(600)", "ConnectionError: Process 0 lost touch with the others"),
-        ("gather(torch.ones(3))", "ValueError: All processes must bring tensors of the same shape"),
+        ("os._exit(3)", False, LOST),
+        ("time.sleep(600)", False, LOST),
+        ("gather(torch.ones(3))", False, SHAPE),
+        ("os._exit(3)", True, LOST),
+        ("time.sleep(600)", True, LOST),
+        (DIES_HALFWAY, True, LOST),
     ],
-    ids=["dies", "hangs", "other shape"],
+    ids=["dies", "hangs", "other shape", "dies before", "hangs before", "dies halfway"],
 )
-def test_a_process_that_fails_does_not_hold_up_the_other(event, message):
+def test_a_process_that_fails_does_not_hold_up_the_other(event, backward, message):
     """Without torchrun, which would end the first when the second dies."""
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
     first, second = (
         subprocess.Popen(
-            [sys.executable, "-c", SECOND_IS_LATE.format(event=event)],
+            [sys.executable, "-c", SECOND_IS_LATE.format(event=event, backward=backward)],
             env=os.environ | place | {"RANK": str(rank)},
             stderr=subprocess.PIPE,
             text=True,

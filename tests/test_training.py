@@ -258,6 +258,27 @@ def test_gradients_that_no_scale_can_save_stop_the_run(config, tmp_path):
         training.train_step(run, inputs, positives)
 
 
+PARTLY = [{}, {"vision_lr": 0.0}, {"text_layers": 1}, {"text_lr": 0.0}, {"micro_batch": 5}]
+PARTLY += [{"image_pool": "first"}, {"cls_token": False, "final_norm": False}]
+PARTLY += [{"projection_norm": True, "pad_to_max_length": True, "patch_dropout": 0.5}]
+
+
+@pytest.mark.parametrize("changes", PARTLY)
+def test_all_that_learns_in_the_encoders_takes_part_in_every_step(config, tmp_path, changes):
+    """Which several processes rely on: a gradient that never comes would never be sent."""
+    start_from = {}
+    if changes.get("vision_lr") == 0:
+        train(config(tmp_path / "start", epochs=1), progress=False)
+        start_from = {"start_from": str(tmp_path / "start")}
+    settings = config(tmp_path, **{"text_lr": 1e-4} | changes | start_from)
+    run = start_run(settings, CPU)
+    data = prepare_data(run.model, load_pairs(settings.data)["train"], settings)
+    drawn = draw_batch(data, torch.arange(16), 0, settings, run.model.tokenize)
+    training.train_step(run, *drawn)
+    for name, parameter in run.model.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+
+
 def test_weight_decay_spares_norms_biases_and_positions(config, tmp_path):
     settings = config(tmp_path, text_lr=1e-4, weight_decay=0.3)
     model = DistilCLIP(settings.model_config())

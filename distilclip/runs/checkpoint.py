@@ -68,7 +68,8 @@ class Run:
     `step` counts the steps that are done, `history` holds the lines of
     metrics.jsonl, `sums` what the epoch at work has added up so far; `average` is
     the model with the moving average of the weights, where one is kept. `place`
-    says where in a stream the batch of a step begins.
+    says where in a stream the batch of a step begins. `encode` encodes a part of a
+    batch, and is made anew when what learns changes.
     """
 
     model: DistilCLIP
@@ -83,6 +84,7 @@ class Run:
     history: list[dict] = field(default_factory=list)
     sums: dict = field(default_factory=new_sums)
     place: Callable[[int], dict] | None = None
+    encode: Callable | None = None
     save_at: float = 0.0  # on the monotonic clock, which nobody sets back
 
     @property
