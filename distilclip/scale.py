@@ -232,7 +232,7 @@ def close_group() -> None:
     """
     for parallel in list(SENDING):
         for name in ("logger", "reducer"):
-            parallel.__dict__.pop(name, None)
+            vars(parallel).pop(name, None)
     dist.destroy_process_group()
 
 
