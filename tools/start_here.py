@@ -35,6 +35,8 @@ SHOWS = re.compile("print|display|check|(show|draw|plot|mark)(_.+)?")
 CHANGES = {"append", "extend", "update", "add", "insert", "pop", "clear", "sort", "remove"}
 CHANGES |= {"train", "eval", "load_state_dict", "step", "backward", "zero_grad", "to", "half"}
 CHANGES |= {"requires_grad_", "setdefault", "register_buffer", "seed", "manual_seed"}
+# Methods that write files: what says where is changed by them
+WRITES = re.compile("(save|write|dump|export|copy2?$|copy(file|tree)|mkdir|touch).*")
 NAMES = set(dir(builtins)) | {"get_ipython", "__name__", ""}
 
 
@@ -172,6 +174,8 @@ class Names(ast.NodeVisitor):
             method = node.func.attr
             if method in CHANGES or (method.endswith("_") and method[-2:] != "__"):
                 self.changes.add(root_of(node.func))
+            if WRITES.fullmatch(method):  # a file below a path, which a name stands for
+                self.changes |= {a.id for a in ast.walk(node) if isinstance(a, ast.Name)}
         self.generic_visit(node)
 
     def visit_Expr(self, node: ast.Expr) -> None:
