@@ -5,10 +5,12 @@
 
 FOLDER holds pictures with captions (any source of `load_pairs`). `--pictures` of them are learned
 from, `--held-out` others are searched, with every caption as a query: those of the source's own
-validation split, or of its train split where that has too few. Three ways to a model are compared:
-the bundled one as it is, one from scratch by the preset `cpu` with the batch size of the README's
-older recipe, and the bundled one that goes on, by the preset `tune` and by what `RECIPES` changes
-in it.
+validation split, or of its train split where that has too few. With `--choosing` those are put
+aside, and as many of the pictures to learn from are searched instead: a recipe is chosen there, and
+what it gains is told by pictures that had no part in the choice. Three ways to a model are
+compared: the bundled one as it is, one from scratch by the preset `cpu` with the batch size of the
+README's older recipe, and the bundled one that goes on, by the preset `tune` and by what `RECIPES`
+changes in it.
 
 Each run is added to distilclip/book/results/tuning.json when it is done and is not made again: the
 command can be stopped at any time and given again. Seconds are those of the processors in a whole
@@ -48,6 +50,9 @@ RECIPES = {  # what each changes in its preset
     "tune, text projection at 5e-5": {"preset": "tune", "text_projection_lr": 5e-5},
     "tune, crops from 0.8": {"preset": "tune", "crop_scale": 0.8},
     "tune, no mirroring": {"preset": "tune", "flip": False},
+    "tune, augmentation 0.25": {"preset": "tune", "augmentation": 0.25},
+    "tune, crops from 0.3": {"preset": "tune", "crop_scale": 0.3},
+    "tune, dropout 0.1": {"preset": "tune", "dropout": 0.1},
     "tune, 25 epochs, batches of 32": {"preset": "tune", "epochs": 25, "batch_size": 32},
     "tune, no crops, augmentation 0.25": {
         "preset": "tune",
@@ -57,16 +62,23 @@ RECIPES = {  # what each changes in its preset
 }
 
 
-def choose(data: str, pictures: int, held_out: int) -> datasets.DatasetDict:
+def cut(learned: datasets.Dataset, held_out: int) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Put the last pictures aside, so many and those that a run watches."""
+    first = max(1, len(learned) - held_out - WATCHED)
+    return learned.select(range(first)), learned.select(range(first, len(learned)))
+
+
+def choose(data: str, pictures: int, held_out: int, choosing: bool = False) -> datasets.DatasetDict:
     """So many pictures to learn from and so many others, always the same ones."""
     splits = load_pairs(data)
     learned, others = splits["train"].shuffle(seed=0), splits["validation"].shuffle(seed=0)
     if len(others) < held_out + WATCHED:
-        first = max(1, len(learned) - held_out - WATCHED)
-        others = learned.select(range(first, len(learned)))
-        learned = learned.select(range(first))
+        learned, others = cut(learned, held_out)
+    learned = learned.select(range(min(pictures, len(learned))))
+    if choosing:
+        learned, others = cut(learned, held_out)
     chosen = {
-        "train": learned.select(range(min(pictures, len(learned)))),
+        "train": learned,
         "validation": others.select(range(WATCHED)),
         "test": others.select(range(WATCHED, WATCHED + held_out)),
     }
@@ -104,8 +116,9 @@ def stored(file: Path) -> list[dict]:
     return json.loads(file.read_text())["runs"] if file.is_file() else []
 
 
-def report(runs: list[dict], kind: str) -> dict[str, tuple[float, float]]:
+def report(runs: list[dict], kind: str, choosing: bool = False) -> dict[str, tuple[float, float]]:
     """Print a row a recipe on one kind of pictures -> the bars: points gained, points asked."""
+    runs = [run for run in runs if run.get("choosing", False) == choosing]
     rows, means = [], {}
     for recipe in (BUNDLED, *RECIPES):
         some = [run for run in runs if (run["recipe"], run["kind"]) == (recipe, kind)]
@@ -129,19 +142,17 @@ def report(runs: list[dict], kind: str) -> dict[str, tuple[float, float]]:
 
 def measure(options: argparse.Namespace, tiny: dict) -> list[dict]:
     """Make the runs that are asked for and not there, and write each down."""
-    rows = choose(options.data, options.pictures, options.held_out)
+    rows = choose(options.data, options.pictures, options.held_out, options.choosing)
     counts = {"pictures": len(rows["train"]), "held_out": len(rows["test"])}
     counts["captions"] = sum(map(len, rows["test"]["captions"]))
+    about = {"kind": options.kind, **counts}
+    about |= {"choosing": True} if options.choosing else {}
     for seed in options.seeds:
         for recipe in options.only or (BUNDLED, SCRATCH, TUNE):
             if recipe == BUNDLED and seed != options.seeds[0]:
                 continue
-            about = {"kind": options.kind, **counts}
-            made = {
-                (run["recipe"], run["seed"], run["kind"], run["pictures"])
-                for run in stored(options.out)
-            }
-            if (recipe, seed, options.kind, len(rows["train"])) in made:
+            wanted = {"recipe": recipe, "seed": seed, **about}
+            if any(wanted.items() <= run.items() for run in stored(options.out)):
                 continue
             print(f"{recipe}, seed {seed}", flush=True)
             run = about | measure_once(rows, recipe, seed, tiny)
@@ -165,6 +176,7 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--kind", default="pictures", help="what they are, for the table")
     parser.add_argument("--pictures", type=int, default=700, help="so many are learned from")
     parser.add_argument("--held-out", type=int, default=300, help="so many are searched")
+    parser.add_argument("--choosing", action="store_true", help="on some of the pictures learned")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", choices=[BUNDLED, *RECIPES], help="these recipes")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -179,7 +191,8 @@ def main(given: list[str] | None = None) -> None:
         options.out = options.out or (Path(place) / "runs.json" if options.small else OUT)
         if options.small:
             options.pictures, options.held_out = min(options.pictures, 32), 16
-        print_bars(report(measure(options, TINY if options.small else {}), options.kind))
+        runs = measure(options, TINY if options.small else {})
+        print_bars(report(runs, options.kind, options.choosing))
 
 
 if __name__ == "__main__":

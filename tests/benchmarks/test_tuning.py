@@ -23,6 +23,14 @@ def test_nothing_that_is_learned_from_is_searched(pairs):
     assert len(set.union(*ids)) == 46 + tuning.WATCHED
 
 
+def test_a_recipe_is_chosen_on_none_of_the_pictures_that_report_it(pairs):
+    reported = set(tuning.choose(str(pairs), 40, 16)["test"]["image_id"])
+    choosing = tuning.choose(str(pairs), 40, 10, choosing=True)
+    assert len(reported) == 16
+    assert all(reported.isdisjoint(choosing[split]["image_id"]) for split in choosing)
+    assert [len(choosing[split]) for split in choosing] == [20, tuning.WATCHED, 10]
+
+
 def test_a_small_comparison_is_made_once_and_can_be_gone_on_with(pairs, tmp_path, capsys):
     out = tmp_path / "runs.json"
     given = [str(pairs), "--small", "--threads", "1", "--out", str(out), "--seeds"]
