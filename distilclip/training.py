@@ -327,6 +327,12 @@ def text_learns(config: TrainConfig, epoch: int) -> bool:
     return config.text_lr > 0 and epoch >= round(config.text_start * config.epochs)
 
 
+def vision_learns(config: TrainConfig, epoch: int) -> bool:
+    """Whether the ViT learns in an epoch: not before `vision_start`."""
+    start = round(config.vision_start * config.epochs)
+    return config.vision_lr > 0 and epoch >= start
+
+
 def unfreeze_text(text: TextEncoder, learns: bool, layers: int = 0) -> None:
     """Let the text encoder learn, or its last `layers` layers, or nothing of it.
 
@@ -551,8 +557,8 @@ def train_step(run: Run, inputs: StepInputs, positives: Tensor) -> float:
     # For dropout, which a frozen encoder keeps off
     torch.manual_seed(seeded(config.seed, 2, run.step, rank).initial_seed())
     model.train()
-    model.vision.train(config.vision_lr > 0)
-    model.text.train(any(p.requires_grad for p in model.text.parameters()))
+    for tower in (model.vision, model.text):
+        tower.train(any(p.requires_grad for p in tower.parameters()))
     encode = run.encode or encoder(run)
     run.optimizer.zero_grad(set_to_none=True)
     device = model.log_logit_scale.device
@@ -716,7 +722,12 @@ def train_epoch(
     unfreeze_text(run.model.text, learns, config.text_layers)
     if learns:
         data.features = None  # they stay as they are only while the encoder does
-    if run.encode is None or learns != text_learns(config, epoch - 1):
+    run.model.vision.requires_grad_(vision_learns(config, epoch))
+    changes = (
+        now(config, epoch) != now(config, epoch - 1)
+        for now in (text_learns, vision_learns)
+    )
+    if run.encode is None or any(changes):
         run.encode = encoder(run)
     size = picture_size(config, run.model.config.vision, epoch)
     total = len(data.pairs) // config.batch_size * config.epochs

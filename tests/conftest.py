@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 from samples import COLOURS
-from transformers import AutoTokenizer, DistilBertConfig, DistilBertModel
+from transformers import AutoTokenizer, DistilBertConfig, DistilBertModel, ViTModel
+from transformers import ViTConfig as TheirConfig
 
 from distilclip.data import load_pairs
 from distilclip.model import DistilCLIP, DistilCLIPConfig
@@ -86,6 +87,17 @@ def tiny_text(tmp_path_factory, tokenizer):
     DistilBertModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_vit(tmp_path_factory):
+    """The folder of a random ViT, as `transformers` saves one."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2}
+    shape = TheirConfig(**sizes, num_attention_heads=2, image_size=32, patch_size=8)
+    folder = tmp_path_factory.mktemp("models") / "tiny_vit"
+    ViTModel(shape, add_pooling_layer=False).save_pretrained(folder)
+    return str(folder)
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 from recorded_runs import assert_same_weights, losses
 from safetensors.torch import load_file
 from samples import COLOURS
-from transformers import DistilBertConfig, DistilBertModel, ViTConfig, ViTModel
+from transformers import DistilBertConfig, DistilBertModel
 
 import distilclip.training as training
 from distilclip import DistilCLIP, TrainConfig, load_pairs, train
@@ -293,12 +294,9 @@ def test_weight_decay_spares_norms_biases_and_positions(config, tmp_path):
             assert group["weight_decay"] == (0 if spared else 0.3), name
 
 
-def test_a_pretrained_vit_is_tuned_at_its_own_rate_or_frozen(config, tmp_path):
-    sizes = {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2}
-    theirs = ViTConfig(**sizes, num_attention_heads=2, image_size=32, patch_size=8)
-    ViTModel(theirs, add_pooling_layer=False).save_pretrained(tmp_path / "vit")
+def test_a_pretrained_vit_is_tuned_at_its_own_rate_or_frozen(config, tmp_path, tiny_vit):
     for rate in (0.0, 1e-4):
-        changes = {"vision_model": str(tmp_path / "vit"), "vision_lr": rate, "epochs": 1}
+        changes = {"vision_model": tiny_vit, "vision_lr": rate, "epochs": 1}
         run = start_run(config(tmp_path, **changes), CPU)
         assert {group["peak"] for group in run.optimizer.param_groups} == {rate, 2e-3} - {0.0}
         start = {name: tensor.clone() for name, tensor in run.model.vision.state_dict().items()}
@@ -307,6 +305,36 @@ def test_a_pretrained_vit_is_tuned_at_its_own_rate_or_frozen(config, tmp_path):
         assert all(torch.equal(start[name], end[name]) for name in start) == (rate == 0)
     with pytest.raises(ValueError, match="name a pretrained one"):
         config(tmp_path, vision_lr=0.0)
+
+
+def test_a_pretrained_vit_that_starts_late_is_frozen_before(config, tmp_path, tiny_vit):
+    pretrained = {"vision_model": tiny_vit, "epochs": 4, "patch_dropout": 0.5}
+    runs = {
+        name: train(config(tmp_path / name, **pretrained, **changes), progress=False)
+        for name, changes in {
+            "frozen": {"vision_lr": 0.0},
+            "late": {"vision_lr": 1e-3, "vision_start": 0.5},
+            "early": {"vision_lr": 1e-3},
+        }.items()
+    }
+    frozen, late, early = (losses(result.history) for result in runs.values())
+    # The last frozen step sees all patches, the first one that learns draws some
+    assert late[:2] == frozen[:2] and late[2:] != frozen[2:] and early[0] != frozen[0]
+    start, end = (runs[name].model.vision.state_dict() for name in ("frozen", "late"))
+    assert any(not torch.equal(start[name], end[name]) for name in start)
+
+
+def test_the_preset_for_a_pretrained_vit_tunes_what_it_starts_from(config, tmp_path, tiny_vit):
+    named = asdict(config(tmp_path / "run", vision_model=tiny_vit, epochs=4))
+    names = ("data", "out", "text_model", "vision_model", "epochs", "batch_size", "image_size")
+    given = {name: named[name] for name in names} | {"device": "cpu", "precision": "float32"}
+    settings = TrainConfig(preset="t4-pretrained", **given)
+    start = start_run(settings, CPU).model.state_dict()
+    result = train(settings, progress=False)
+    moved = {n for n, t in result.model.state_dict().items() if not torch.equal(start[n], t)}
+    assert {name.split(".")[0] for name in moved} >= {"vision", "text", "image_projection"}
+    usual = TrainConfig(preset="t4-pretrained", vision_model=given["vision_model"])
+    assert 0 < usual.vision_start < 1 and usual.vision_lr < usual.lr
 
 
 def test_the_average_is_a_running_mean_of_the_weights(config, tmp_path, monkeypatch):

@@ -100,6 +100,26 @@ PRESETS: dict[str, dict[str, Any]] = {
         "crop_scale": 0.5,
         "flip": True,
     },
+    # For photographs on a T4, from a pretrained ViT (not yet measured), which is frozen
+    # while the projections learn and then learns on at a low rate.
+    "t4-pretrained": {
+        "text_model": "distilbert-base-uncased",
+        "vision_model": "google/vit-base-patch16-224-in21k",
+        "image_size": 224,
+        "vision_lr": 1e-5,
+        "vision_start": 0.3,
+        "text_lr": 5e-5,
+        "full_size_start": 0.0,
+        "epochs": 10,
+        "batch_size": 128,
+        "lr": 1e-3,
+        "weight_decay": 0.1,
+        "warmup": 0.1,
+        "augmentation": 0.0,
+        "crop_scale": 0.5,
+        "flip": True,
+        "sort_captions": True,
+    },
     # The system that this book starts from, with its flaws.
     "original": {
         "text_model": "distilbert-base-uncased",
@@ -405,6 +425,9 @@ class TrainConfig:
     text_start: float = setting(
         0.0, "share of the epochs in which the text encoder is still frozen", SHARE
     )
+    vision_start: float = setting(
+        0.0, "share of the epochs in which a pretrained ViT is still frozen", SHARE
+    )
     full_size_start: float = setting(
         0.6,
         "share of the epochs in which pictures come at half their width first",
@@ -465,6 +488,7 @@ class TrainConfig:
                 "text encoder none to learn in: choose a smaller text_start, or "
                 "text_lr 0 to freeze it."
             )
+        self.check_vision_start()
         if self.captions_per_picture > 1 and not self.mask_positives:
             raise ValueError(
                 "captions_per_picture above 1 needs mask_positives: "
@@ -485,6 +509,22 @@ class TrainConfig:
                 "'pip install tensorboard', or leave the option out."
             )
         self.model_config()  # raises ValueError where the model's shape is at fault
+
+    def check_vision_start(self) -> None:
+        """Raise ValueError where a ViT would be frozen that knows nothing yet."""
+        if not self.vision_start:
+            return
+        if not (self.vision_model or self.start_from):
+            raise ValueError(
+                "vision_start freezes the ViT at first: name a pretrained one as "
+                "vision_model, or a model to go on from as start_from."
+            )
+        if self.vision_lr and round(self.vision_start * self.epochs) == self.epochs:
+            raise ValueError(
+                f"vision_start {self.vision_start} of {self.epochs} epochs leaves "
+                "the ViT none to learn in: choose a smaller vision_start, or "
+                "vision_lr 0 to freeze it."
+            )
 
     def model_config(self) -> "DistilCLIPConfig":
         """The model that this configuration trains."""

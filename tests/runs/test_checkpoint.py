@@ -38,13 +38,19 @@ RANDOM = {"dropout": 0.1, "patch_dropout": 0.25, "augmentation": 1.0, "flip": Tr
         (3, {"text_lr": 1e-4, "text_start": 0.5}),  # the first step in which the captions learn
         (5, {"text_lr": 1e-4, "text_start": 0.5}),
         (3, {"text_lr": 1e-4, "text_layers": 1, "text_start": 0.5}),
+        (2, {"vision_start": 0.5}),
+        (3, {"vision_start": 0.5, "ema": 0.9}),  # the ViT's first step
         (5, {"text_lr": 1e-4, "text_layers": 1, "micro_batch": 5, "ema": 0.9}),
         (2, {"full_size_start": 0.5, "precision": "bfloat16"}),
         (3, {"full_size_start": 0.5}),  # the first step with pictures of full size
     ],
 )
-def test_a_resumed_run_ends_with_the_same_weights(config, tmp_path, monkeypatch, stop, changes):
+def test_a_resumed_run_ends_with_the_same_weights(
+    config, tmp_path, tiny_vit, monkeypatch, stop, changes
+):
     changes = RANDOM | {"epochs": 2} | changes
+    if "vision_start" in changes:
+        changes["vision_model"] = tiny_vit
     whole = train(config(tmp_path / "whole", **changes), progress=False)
     step, calls = training.train_step, []
 

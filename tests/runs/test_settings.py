@@ -51,6 +51,11 @@ def test_photographs_and_drawings_have_presets_of_their_own():
             {"epochs": 3, "text_lr": 1e-4, "text_start": 0.9},
             "text_start 0.9 of 3 epochs leaves the text encoder none to learn in",
         ),
+        (
+            {"epochs": 3, "start_from": "emoji", "vision_start": 0.9},
+            "vision_start 0.9 of 3 epochs leaves the ViT none to learn in",
+        ),
+        ({"vision_start": 0.5}, "vision_start freezes the ViT at first: name a pretrained one"),
         ({"full_size_start": 1.0}, "full_size_start must be in"),
         ({"text_layers": 2}, "text_layers needs a text_lr above 0"),
         ({"text_layers": -1, "text_lr": 1e-4}, "text_layers must not be negative"),
