@@ -100,8 +100,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "crop_scale": 0.5,
         "flip": True,
     },
-    # For photographs on a T4, from a pretrained ViT (not yet measured), which is frozen
-    # while the projections learn and then learns on at a low rate.
+    # For photographs on a T4, from a pretrained ViT, which is frozen while the
+    # projections learn and then learns on at a low rate. Not measured yet.
     "t4-pretrained": {
         "text_model": "distilbert-base-uncased",
         "vision_model": "google/vit-base-patch16-224-in21k",
