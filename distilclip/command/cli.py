@@ -644,8 +644,8 @@ def list_duplicates(options: argparse.Namespace) -> None:
         else:
             print(f"{cosine:.3f}  {'  '.join(map(printable, files))}")
     count = f"{len(pairs):,} pairs" if len(pairs) != 1 else "1 pair"
-    of = f"of {len(index):,} pictures"
-    tell(f"{count} {of} have a cosine of at least {least:g}.", sys.stderr)
+    have = f"of {len(index):,} pictures {'has' if len(pairs) == 1 else 'have'}"
+    tell(f"{count} {have} a cosine of at least {least:g}.", sys.stderr)
 
 
 def index_of(options: argparse.Namespace, model):

@@ -248,7 +248,8 @@ def test_duplicates_are_listed_nearest_first(run, loaded, pictures, tmp_path, ca
     output = capsys.readouterr()
     pairs = [line.split("\t") for line in output.out.splitlines()]
     assert pairs and all(Path(name).is_file() for pair in pairs for name in pair)
-    assert "of 21 pictures have a cosine of at least 0.95" in output.err
+    have = "has" if len(pairs) == 1 else "have"
+    assert f"of 21 pictures {have} a cosine of at least 0.95" in output.err
     assert main(command) == 0
     cosines = [float(line.split()[0]) for line in capsys.readouterr().out.splitlines()]
     assert cosines == sorted(cosines, reverse=True) and len(cosines) == len(pairs)
