@@ -2,7 +2,7 @@
 
 One plain loop for a laptop CPU, a T4, and several processes: mixed precision, AdamW
 with warm-up and a cosine, one caption drawn a step, a state that can be resumed
-after any interruption. Built in chapter 8. What is asked for stands in
+after any interruption. Built in chapters 8a and 8b. What is asked for stands in
 `runs.settings`, how a run is kept safe in `runs.checkpoint`, what it shows of
 itself in `runs.watch`.
 """
