@@ -11,7 +11,7 @@ The data are made here: JPEGs of 64 x 64 pixels, no two alike, and captions, in 
 
 - Is memory flat? One pass over 20,000 and over 200,000 pairs with a tiny model, each in a process
   of its own, whose peak resident memory is read at its end (Python and all libraries included).
-- What does it cost? The loop of chapter 8 on the ViT of the preset `cpu` at its full 48 pixels, on
+- What does it cost? The loop of chapter 8a on the ViT of the preset `cpu` at its full 48 pixels, on
   pairs decoded before and on the stream, in turn. First with a small text encoder that learns, so
   that both read the captions of every step; then with a frozen MiniLM, whose features the loop in
   memory has computed before, once, and the stream computes for every batch.

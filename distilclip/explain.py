@@ -475,7 +475,7 @@ def train_on_scenes(
     `features` (M, D) belong to `pairs.captions`. With `false_features` (M, D),
     those of a false caption for each, the loss is `hard_negative_loss` where `fair`
     (M, bool) allows it. `watch` is called with the number of steps done. The loop
-    is chapter 8's. Raises ValueError for fewer pairs than one batch.
+    is chapter 8a's. Raises ValueError for fewer pairs than one batch.
     """
     if len(pairs) < batch_size:
         count = len(pairs)

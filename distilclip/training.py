@@ -2,7 +2,7 @@
 
 One plain loop for a laptop CPU, a T4, and several processes: mixed precision, AdamW
 with warm-up and a cosine, one caption drawn a step, a state that can be resumed
-after any interruption. Built in chapter 8. What is asked for stands in
+after any interruption. Built in chapters 8a and 8b. What is asked for stands in
 `runs.settings`, how a run is kept safe in `runs.checkpoint`, what it shows of
 itself in `runs.watch`.
 """
@@ -691,8 +691,8 @@ def take_steps(
     """The loop: take a step on each of `batches`, at its place in the schedule.
 
     `step` learns from a batch and returns its loss; `total` is the number of steps
-    in the whole run. `after` is called behind every step, when run and model are
-    at one again.
+    in the whole run. `after` is called after every step, when run and model agree
+    again.
     """
     started = time.perf_counter()
     for batch in batches:

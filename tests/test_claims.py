@@ -19,7 +19,7 @@ MEANT = {
         f"torch.float{bits}        above 0.2, 0.02: {above}   fewer than 50 values: False": "digits"
         for bits, above in ((16, "[False, True]"), (32, "[False, False]"))
     },
-    "08_train": {"may be mirrored: [True, False]": "a list of answers"},
+    "08b_run": {"may be mirrored: [True, False]": "a list of answers"},
     "11_scale": {
         "cut            process 0: same loss True, same gradients False": "no gradient",
         "cut            process 1: same loss True, same gradients False": "no gradient",
@@ -37,9 +37,8 @@ ELSEWHERE = {
     },
     "08_train": {
         "2.7 million parameters": "the ViT of the preset, whose parameters chapter 9 counts",
-        "0.0078 times 100": "the table above it",
-        "1,500 images a second": "an expectation, and called one",
     },
+    "08b_run": {"0.0078 times 100": "the table above it"},
     "09_search": {"256 million times": "a million vectors of 256 numbers, as said there"},
     "10_explain": {"by 15 points in this seed": "90 less 75, both printed"},
 }

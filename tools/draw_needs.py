@@ -26,17 +26,17 @@ def title_of(path: Path) -> str:
     return first.lstrip("# ").split(":")[0]
 
 
-def needed(path: Path) -> set[int]:
-    """The numbers of the chapters that a chapter's opening asks for; one that "helps" is none."""
+def needed(path: Path) -> set[str]:
+    """The chapters, as "08b", that a chapter's opening asks for; one that "helps" is none."""
     (text,) = NEEDS.findall(nbformat.read(path, as_version=4).cells[0].source)
     text = " ".join(part for part in text.split(". ") if " helps" not in part)
-    numbers = re.findall(r"\((\d\d)_\w+\.ipynb", text) + re.findall(r"chapter (\d+)", text)
-    return {int(number) for number in numbers}
+    linked = re.findall(r"\((\d\d[a-z]?)_\w+\.ipynb", text)
+    return {*linked, *(number.zfill(2) for number in re.findall(r"chapter (\d+)\b", text))}
 
 
-def reduced(needs: dict[int, set[int]]) -> dict[int, set[int]]:
+def reduced(needs: dict[str, set[str]]) -> dict[str, set[str]]:
     """The same order with as few arrows as will do."""
-    above: dict[int, set[int]] = {}
+    above: dict[str, set[str]] = {}
     for number in sorted(needs):
         above[number] = needs[number].union(*(above[each] for each in needs[number]))
     return {
@@ -45,18 +45,18 @@ def reduced(needs: dict[int, set[int]]) -> dict[int, set[int]]:
     }
 
 
-def layers(needs: dict[int, set[int]]) -> list[list[int]]:
+def layers(needs: dict[str, set[str]]) -> list[list[str]]:
     """Chapters by the length of the longest way to them."""
-    depth: dict[int, int] = {}
+    depth: dict[str, int] = {}
     for number in sorted(needs):
         depth[number] = 1 + max((depth[each] for each in needs[number]), default=-1)
-    rows: list[list[int]] = [[] for _ in range(1 + max(depth.values()))]
+    rows: list[list[str]] = [[] for _ in range(1 + max(depth.values()))]
     for number, row in depth.items():
         rows[row].append(number)
     return rows
 
 
-def draw(titles: dict[int, str], needs: dict[int, set[int]]) -> str:
+def draw(titles: dict[str, str], needs: dict[str, set[str]]) -> str:
     """The drawing as SVG: a box a chapter, an arrow from what it needs."""
     rows, arrows = layers(needs), reduced(needs)
     width = ACROSS * max(map(len, rows)) + 20
@@ -96,7 +96,7 @@ def draw(titles: dict[int, str], needs: dict[int, set[int]]) -> str:
 
 def drawing() -> str:
     """The drawing of the book as it is."""
-    paths = {int(path.stem[:2]): path for path in notebooks() if path.stem[:2] != "00"}
+    paths = {path.stem.partition("_")[0]: path for path in notebooks() if path.stem[:2] != "00"}
     titles = {number: title_of(path) for number, path in paths.items()}
     return draw(titles, {number: needed(path) for number, path in paths.items()})
 

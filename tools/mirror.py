@@ -1,7 +1,7 @@
 """Keep the notebooks the mirror of the package, and every link to the repository the same.
 
 A class or function that a notebook defines under a name that a chapter's module defines is the
-module's own code, and a chapter's notebook builds all of its module. A long class is told over
+module's own code, and a module's notebook, or its two, build all of it. A long class is told over
 several cells: `class_parts.py` puts it together and takes it apart. This tool copies the
 module's source over each such definition, and writes the repository's address, which stands in
 pyproject.toml, wherever else it is needed.
@@ -32,21 +32,21 @@ from class_parts import (
 )
 
 ROOT = Path(__file__).parents[1]
-CHAPTERS = {  # module: the notebook that builds it, in the order of the book
-    "patches": "01_patches",
-    "attention": "02_attention",
-    "vit": "03_vit",
-    "text": "04_text",
-    "loss": "05_loss",
-    "model": "06_model",
-    "data": "07_data",
-    "training": "08_train",
-    "search": "09_search",
-    "explain": "10_explain",
-    "scale": "11_scale",
-    "share": "12_share",
-    "export": "13_export",
-    "pretrained": "14_pretrained",
+CHAPTERS = {  # module: the notebooks that build it, in the order of the book
+    "patches": ("01_patches",),
+    "attention": ("02_attention",),
+    "vit": ("03_vit",),
+    "text": ("04_text",),
+    "loss": ("05_loss",),
+    "model": ("06_model",),
+    "data": ("07_data",),
+    "training": ("08_train", "08b_run"),
+    "search": ("09_search",),
+    "explain": ("10_explain",),
+    "scale": ("11_scale",),
+    "share": ("12_share",),
+    "export": ("13_export",),
+    "pretrained": ("14_pretrained",),
 }
 EXTRAS = {"13_export": "[onnx]"}  # what a notebook needs besides the package's own requirements
 LINKED = (
@@ -112,10 +112,10 @@ def check_definitions(package: dict[str, Original]) -> Iterator[str]:
                 continue
             built[item.head.name].append(f"{path.name} cell {item.head.cell}")
             yield from compare(item, original, path.name)
-            if path.stem != CHAPTERS[original.module]:
+            if path.stem not in (own := CHAPTERS[original.module]):
                 yield (
                     f"{item.head.name} of distilclip/{original.module}.py is built in {path.name}, "
-                    f"but its chapter is {CHAPTERS[original.module]}.ipynb."
+                    f"but its chapter is {' or '.join(f'{name}.ipynb' for name in own)}."
                 )
     for name, places in built.items():
         if len(places) > 1:

@@ -799,63 +799,37 @@ def epoch_of_concepts(answer: Callable) -> None:
     require(len(drawn) > 90, "Some rows of a concept are never drawn.")
 
 
-# --- 8. Training ---
+# --- 8a and 8b. Training ---
 
 
 def count_steps(answer: tuple) -> None:
-    """Exercise 8.1: how many steps."""
+    """Exercise 8a.1: how many steps."""
     pair = isinstance(answer, tuple | list) and len(answer) == 2
     require(pair, "Two numbers are asked for.")
     rounded = "an incomplete last batch is left out."
     sealed(
-        "8.1",
+        "8a.1",
         answer[0],
-        "b2f4ddb8119bc039",
+        "07f5e0a6c5b82edd",
         "steps of an epoch",
-        {"59652dd588015bc5": rounded, "32a26f8592275cb9": rounded},
+        {"0ea1c077f2335928": rounded, "e136c24b46b80a68": rounded},
     )
     sealed(
-        "8.1",
+        "8a.1",
         answer[1],
-        "8ee02b6c0911647c",
+        "ca861c0b1a5df48b",
         "steps of a run",
         {
-            "f16c10632c0a7584": rounded,
-            "1724328bc4a28bc3": "it is left out in every epoch.",
-            "82d221d643c95701": "it is left out in every epoch.",
-            "972965805de3c7fa": "it is left out in every epoch.",
+            "951fb221c9e39ba0": rounded,
+            "56e0d0157762e6aa": "it is left out in every epoch.",
+            "6d8f25379490667b": "it is left out in every epoch.",
+            "08bf3476eca75d27": "it is left out in every epoch.",
         },
     )
 
 
-def state_gigabytes(answer: Callable) -> None:
-    """Exercise 8.2: how large is a checkpoint."""
-    for image, text in ((86e6, 66e6), (22e6, 11e6), (1e9, 5e8)):
-        for frozen, average in itertools.product((False, True), repeat=2):
-            kept = ["weights", "first moment", "second moment"] + ["mean"] * average
-            learning = [image] if frozen else [image, text]
-            expected = sum(4 * count for _ in kept for count in learning) / 1e9
-            mistakes = {
-                "a gigabyte has 10^9 bytes here.": expected * 1e9 / 2**30,
-                "AdamW keeps two numbers for each weight.": sum(
-                    4 * count for _ in kept[1:] for count in learning
-                )
-                / 1e9,
-                "what is frozen is not saved.": 4
-                * len(kept)
-                * (image + text)
-                / 1e9,
-                "what is frozen has no moments, and is not saved.": (
-                    4 * (len(kept) * image + text) / 1e9
-                ),
-            }
-            where = f"{image:g} and {text:g}, frozen={frozen}, average={average}"
-            found = ask(answer, image, text, frozen=frozen, average=average)
-            same(found, expected, where, mistakes)
-
-
 def linear_schedule(answer: Callable) -> None:
-    """Exercise 8.3: A linear schedule."""
+    """Exercise 8a.2: A linear schedule."""
     for total, warmup in ((100, 0.1), (50, 0.2), (1000, 0.03)):
         rise = round(total * warmup)
         for step in (
@@ -884,8 +858,34 @@ def linear_schedule(answer: Callable) -> None:
             same(ask(answer, step, total, warmup), expected, where, mistakes)
 
 
+def state_gigabytes(answer: Callable) -> None:
+    """Exercise 8b.1: how large is a checkpoint."""
+    for image, text in ((86e6, 66e6), (22e6, 11e6), (1e9, 5e8)):
+        for frozen, average in itertools.product((False, True), repeat=2):
+            kept = ["weights", "first moment", "second moment"] + ["mean"] * average
+            learning = [image] if frozen else [image, text]
+            expected = sum(4 * count for _ in kept for count in learning) / 1e9
+            mistakes = {
+                "a gigabyte has 10^9 bytes here.": expected * 1e9 / 2**30,
+                "AdamW keeps two numbers for each weight.": sum(
+                    4 * count for _ in kept[1:] for count in learning
+                )
+                / 1e9,
+                "what is frozen is not saved.": 4
+                * len(kept)
+                * (image + text)
+                / 1e9,
+                "what is frozen has no moments, and is not saved.": (
+                    4 * (len(kept) * image + text) / 1e9
+                ),
+            }
+            where = f"{image:g} and {text:g}, frozen={frozen}, average={average}"
+            found = ask(answer, image, text, frozen=frozen, average=average)
+            same(found, expected, where, mistakes)
+
+
 def loss_scale(answer: tuple) -> None:
-    """Exercise 8.4: what a float16 gradient loses."""
+    """Exercise 8b.2: what a float16 gradient loses."""
     pair = isinstance(answer, tuple | list) and len(answer) == 2
     require(pair, "Two numbers are asked for: the scale, and the largest gradient.")
     scale, largest = map(float, answer)
@@ -1371,10 +1371,10 @@ QUESTIONS: dict[str, Callable[..., None]] = {
     "7.2": padded_square,
     "7.3": mirror_caption,
     "7.4": epoch_of_concepts,
-    "8.1": count_steps,
-    "8.2": state_gigabytes,
-    "8.3": linear_schedule,
-    "8.4": loss_scale,
+    "8a.1": count_steps,
+    "8a.2": linear_schedule,
+    "8b.1": state_gigabytes,
+    "8b.2": loss_scale,
     "9.1": chance,
     "9.2": median_rank,
     "9.3": chance_of_image,

@@ -1,1 +1,1 @@
-"""What chapter 8's loop leans on: settings, checkpoints, what a run shows."""
+"""What chapter 8b's run leans on: settings, checkpoints, what a run shows."""

@@ -1,6 +1,6 @@
 """A run that can stop at any moment: its state on the disk, its folder, Ctrl-C.
 
-What chapter 8's loop needs so that a kill, a full disk or a second run in the same
+What chapter 8b's run needs so that a kill, a full disk or a second run in the same
 folder costs at most the time since the last save. Nothing here is a pickle:
 safetensors and JSON.
 """

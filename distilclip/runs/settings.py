@@ -1,6 +1,6 @@
 """What a run is asked for and what it gives: presets, settings, a result.
 
-Chapter 8 trains with these; each choice of a preset is argued there.
+Chapter 8a trains with these, and measures what the choices of a preset are worth.
 """
 
 import functools

@@ -1,6 +1,6 @@
 """Training on a stream: batches that are read and decoded ahead of the steps.
 
-What chapter 8's loop leans on where data are larger than memory: chapter 11's
+What chapter 8b's run leans on where data are larger than memory: chapter 11's
 `ShuffledStream` says which rows come; here their pictures are decoded in threads,
 and the place behind each batch is kept until the run's state is saved.
 """
