@@ -66,7 +66,7 @@ def row(path: Path) -> str:
     title = cells[0].source.splitlines()[0].lstrip("# ").split(":")[0]
     minutes = sections_of(cells)
     whole = 5 * math.ceil(sum(minutes.values()) / 5)
-    parts = [f"{name} {math.ceil(each)}" for name, each in minutes.items() if name]
+    parts = [f"{name}\u00a0**{math.ceil(each)}**" for name, each in minutes.items() if name]
     return f"| [{title}](../notebooks/{path.name}) | {whole} | {' · '.join(parts)} |\n"
 
 
