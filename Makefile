@@ -30,6 +30,7 @@ test: $(READY) ## set up, check style and types, run the tests, compare every no
 	$(BIN)/python tools/mirror.py --check
 	$(BIN)/python tools/colab.py --check
 	$(BIN)/python tools/api_pages.py --check
+	$(BIN)/python tools/reading_times.py --check
 	@echo "==> Style (ruff)"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -44,6 +45,7 @@ quick: $(READY) ## in under a minute: style, mirror, types and tests of what has
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/python tools/mirror.py --check && $(BIN)/python tools/colab.py --check
 	$(BIN)/python tools/api_pages.py --check
+	$(BIN)/python tools/reading_times.py --check
 	OMP_NUM_THREADS=1 $(BIN)/python tools/changed_tests.py
 
 check: $(READY) ## attack the command, look at the rendered book: links, contrast, keyboard (chromium, npm)
@@ -58,9 +60,10 @@ bench: $(READY) $(PEERS)/.ready ## measure speed and memory beside timm, transfo
 bench-gpu: $(READY) $(PEERS)/.ready ## measure a card, ten minutes at most: make bench-gpu DATA=flickr8k/
 	$(BIN)/python benchmarks/gpu.py $(if $(DATA),--data $(DATA)) $(BENCH)
 
-mirror: $(READY) ## copy the package's definitions, links and list of modules into the book
+mirror: $(READY) ## copy definitions, links and list of modules into the book, count reading times
 	$(BIN)/python tools/mirror.py
 	$(BIN)/python tools/api_pages.py
+	$(BIN)/python tools/reading_times.py
 
 colab: $(READY) ## write colab/ from the notebooks: plain Markdown, absolute links
 	$(BIN)/python tools/colab.py

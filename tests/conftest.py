@@ -29,7 +29,7 @@ hypothesis.settings.load_profile("untimed")
 LONGEST = [
     *("08_train", "10_explain", "test_faults", "06_model", "09_search", "03_vit"),
     *("test_build_search_page", "11_scale", "04_text", "test_export", "13_export", "test_scale"),
-    *("test_checkpoint", "test_training", "test_mirror", "12_share", "00_one_evening"),
+    *("test_checkpoint", "test_training", "08b_run", "test_mirror", "12_share", "00_one_evening"),
 ]
 
 
