@@ -70,7 +70,7 @@ def test_a_small_study_is_made_once_and_can_be_gone_on_with(tmp_path, capsys):
     inductive_bias.main([*given, "0"])
     first = json.loads(out.read_text())["runs"]
     parts = [run["part"] for run in first]
-    assert parts == ["search"] * 6 + ["drawings"] * 4 + ["shuffled"] * 2
+    assert parts == ["search"] * 8 + ["drawings"] * 4 + ["shuffled"] * 2
     assert {run["seed"] for run in first if run["part"] == "search"} == {100}
     assert str(tmp_path) not in out.read_text()
     inductive_bias.main([*given, "0", "1"])
