@@ -13,8 +13,7 @@ used for nothing else, by its accuracy on `validation` (drawings of known styles
 seeds, whose accuracy is taken on `test` (a style that no training drawing has) and on
 `test_concepts` (that style, and concepts that no training drawing shows). In the part "shuffled"
 the 16 squares of every picture are put in other places, the same ones in all pictures: what was
-near is near no longer, and nothing is lost that one could not learn to put back. In the part
-"longer" the ViT takes three times as many steps.
+near is near no longer, and nothing is lost that one could not learn to put back.
 
 Each run is added to distilclip/book/results/inductive_bias.json when it is done and is not made
 again: the command can be stopped at any time and given again. Seconds are the processor's.
@@ -51,12 +50,7 @@ CHANNELS = 24
 VIEWS = {"shift": 0.05, "scale": 0.125, "turn": 7.5, "colour": 0.2, "grey": 0.05, "flip": True}
 SEARCH_SEED, SEARCHED = 100, 2000
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
-LONGER = 3  # times as many steps
-PARTS = {  # on how many drawings; None: all of them
-    "drawings": (200, SEARCHED, None),
-    "shuffled": (SEARCHED,),
-    "longer": (SEARCHED,),
-}
+PICTURES = (200, 2000, None)  # None: all of them
 SPLITS = ("validation", "test", "test_concepts")
 
 
@@ -215,12 +209,13 @@ def measure(options: argparse.Namespace) -> list[dict]:
 
     def make(part: str, name: str, pictures: int | None, lr: float, seed: int) -> None:
         pictures = min(pictures or math.inf, len(drawings["train"][1]))
-        steps = options.steps * (LONGER if part == "longer" else 1)
-        which = {"pictures": pictures, "lr": lr, "seed": seed, "steps": steps}
+        which = {"pictures": pictures, "lr": lr, "seed": seed, "steps": options.steps}
         if made(stored(options.out), part, name, **which):
             return
         print(f"{part}: {name}, {pictures} drawings, rate {lr:g}, seed {seed}", flush=True)
-        found = learn(name, drawings, len(groups), pictures, lr, seed, steps, part == "shuffled")
+        found = learn(
+            name, drawings, len(groups), pictures, lr, seed, options.steps, part == "shuffled"
+        )
         about = {
             "recipe": f"{part}: {name}, {pictures} drawings, rate {lr:g}",
             "part": part,
@@ -243,10 +238,10 @@ def measure(options: argparse.Namespace) -> list[dict]:
         for name in MODELS:
             make("search", name, SEARCHED, lr, SEARCH_SEED)
     rates = {name: best_rate(stored(options.out), name) for name in MODELS}
-    for part, sizes in PARTS.items():
+    for part, sizes in (("drawings", PICTURES), ("shuffled", (SEARCHED,))):
         for seed in options.seeds:
             for pictures in sizes:
-                for name in ("ViT",) if part == "longer" else MODELS:
+                for name in MODELS:
                     make(part, name, pictures, rates[name], seed)
     return stored(options.out)
 
