@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 LONGEST = ("08_train", "10_explain", "09_search", "06_model", "13_export")  # longest first
 FOLDERS = ("notebooks", "solutions")
-TIMEOUT = 900  # seconds for a cell, as in _config.yml
+TIMEOUT = 1800  # seconds for a cell, as in _config.yml
 WORKERS = min(os.cpu_count() or 1, 4)
 
 

@@ -19,7 +19,7 @@ def run(path: Path) -> None:
     """Execute `path` in its own folder and write it back, without times or machine's traits."""
     notebook = nbformat.read(path, as_version=4)
     place = {"metadata": {"path": path.parent}}
-    client = NotebookClient(notebook, timeout=900, coalesce_streams=True, resources=place)
+    client = NotebookClient(notebook, timeout=1800, coalesce_streams=True, resources=place)
     started = time.perf_counter()
     client.execute()
     for cell in notebook.cells:

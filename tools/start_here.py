@@ -363,7 +363,7 @@ def run_alone(path: Path, cell: int, code: str) -> str:
     notebook.cells = [new_code_cell(code), *kept]
     where = {"metadata": {"path": str(path.parent)}}
     try:
-        NotebookClient(notebook, timeout=600, kernel_name="python3", resources=where).execute()
+        NotebookClient(notebook, timeout=1800, kernel_name="python3", resources=where).execute()
     except CellExecutionError as error:
         return f"{error.ename}: {error.evalue}"
     return ""
