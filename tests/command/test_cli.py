@@ -389,10 +389,11 @@ def test_help_shows_every_setting_with_its_values(capsys):
     for field in fields(TrainConfig):
         flag = f"--{field.name.replace('_', '-')}"
         assert f"[{flag}" in text or f" {flag} " in text
-    assert "in pixels (cpu 48, t4 224, t4-drawings 224, original 224)" in text
+    assert "in pixels (cpu 48, t4 224, t4-drawings 224, t4-pretrained 224, original 224)" in text
     epochs = ", ".join(f"{name} {settings['epochs']}" for name, settings in PRESETS.items())
     assert f"seen ({epochs})" in text
-    assert "a Hub id (cpu none, t4 none, t4-drawings none, tune emoji, original none)" in text
+    starts = "cpu none, t4 none, t4-drawings none, tune emoji, t4-pretrained none, original none"
+    assert f"a Hub id ({starts})" in text
     assert "shared space (default: 256)" in text
 
 
