@@ -176,6 +176,8 @@ class Names(ast.NodeVisitor):
                 self.changes.add(root_of(node.func))
             if WRITES.fullmatch(method):  # a file below a path, which a name stands for
                 self.changes |= {a.id for a in ast.walk(node) if isinstance(a, ast.Name)}
+        elif WRITES.fullmatch(getattr(node.func, "id", "")) and len(node.args) == 1:
+            self.changes.add(root_of(node.args[0]))  # a folder that a function fills
         self.generic_visit(node)
 
     def visit_Expr(self, node: ast.Expr) -> None:
