@@ -482,13 +482,7 @@ class TrainConfig:
             raise ValueError(
                 "text_layers needs a text_lr above 0: at 0 no layer learns."
             )
-        if self.text_lr and round(self.text_start * self.epochs) == self.epochs:
-            raise ValueError(
-                f"text_start {self.text_start} of {self.epochs} epochs leaves the "
-                "text encoder none to learn in: choose a smaller text_start, or "
-                "text_lr 0 to freeze it."
-            )
-        self.check_vision_start()
+        self.check_starts()
         if self.captions_per_picture > 1 and not self.mask_positives:
             raise ValueError(
                 "captions_per_picture above 1 needs mask_positives: "
@@ -510,21 +504,22 @@ class TrainConfig:
             )
         self.model_config()  # raises ValueError where the model's shape is at fault
 
-    def check_vision_start(self) -> None:
-        """Raise ValueError where a ViT would be frozen that knows nothing yet."""
-        if not self.vision_start:
-            return
-        if not (self.vision_model or self.start_from):
+    def check_starts(self) -> None:
+        """Raise ValueError where an encoder could not be frozen at first."""
+        if self.vision_start and not (self.vision_model or self.start_from):
             raise ValueError(
                 "vision_start freezes the ViT at first: name a pretrained one as "
                 "vision_model, or a model to go on from as start_from."
             )
-        if self.vision_lr and round(self.vision_start * self.epochs) == self.epochs:
-            raise ValueError(
-                f"vision_start {self.vision_start} of {self.epochs} epochs leaves "
-                "the ViT none to learn in: choose a smaller vision_start, or "
-                "vision_lr 0 to freeze it."
-            )
+        for side, encoder in (("text", "text encoder"), ("vision", "ViT")):
+            start = getattr(self, f"{side}_start")
+            learns = getattr(self, f"{side}_lr") > 0
+            if learns and round(start * self.epochs) == self.epochs:
+                raise ValueError(
+                    f"{side}_start {start} of {self.epochs} epochs leaves the "
+                    f"{encoder} none to learn in: choose a smaller {side}_start, "
+                    f"or {side}_lr 0 to freeze it."
+                )
 
     def model_config(self) -> "DistilCLIPConfig":
         """The model that this configuration trains."""
