@@ -22,6 +22,7 @@ import distilclip
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("notebooks", "solutions")
 NOTEBOOKS = [path for folder in FOLDERS for path in sorted((ROOT / folder).glob("*.ipynb"))]
+PAGES = [*NOTEBOOKS, *sorted((ROOT / "book").glob("*.md"))]
 
 # From the ground up. A folder of the package is a room, and so is a module that lies flat. A room
 # imports from the floors below it; two rooms on one floor know nothing of each other.
@@ -373,6 +374,35 @@ def test_large_cells_are_found(tmp_path):
     many, wide = large_cells(path)
     assert many == "code cell 1 has 41 lines: y = 1"
     assert wide.startswith("code cell 2 has a line of 85: www")
+
+
+def wide_blocks(text: str) -> list[str]:
+    """Lines of code and of commands in a page's Markdown that are too long for it."""
+    problems, inside = [], ""
+    for line in text.splitlines():
+        fence = re.match(r"\s*(?:```+|~~~+)\s*(\S*)", line)
+        is_head = line.lstrip().startswith(("alt:", ":"))  # of a cell, and not shown
+        if fence:
+            inside = "" if inside else fence[1] or "text"
+        elif len(line) > CELL_WIDTH and re.match(r"[^{]|\{code", inside) and not is_head:
+            problems.append(f"a line of {len(line)}: {line}")
+    return problems
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_a_block_of_code_fits_a_page(path):
+    texts = [path.read_text(encoding="utf-8")]
+    if path.suffix == ".ipynb":
+        cells = json.loads(texts[0])["cells"]
+        texts = ["".join(c["source"]) for c in cells if c["cell_type"] == "markdown"]
+    assert not [problem for text in texts for problem in wide_blocks(text)]
+
+
+def test_wide_blocks_are_found():
+    wide, fits = "w" * 85, "f" * 84
+    text = f"{wide}\n```bash\n{fits}\n{wide}\n```\n```{{figure}} x\n{wide}\n```\n"
+    text += f"```{{code-cell}}\n:tags: {wide}\n{wide}\n```\n{wide}"
+    assert wide_blocks(text) == [f"a line of 85: {wide}"] * 2
 
 
 def crowded_cells(path: Path) -> list[str]:

@@ -203,11 +203,13 @@ RUN_AXE = """async () => (await axe.run(document, {resultTypes: ["violations"]})
   .violations.flatMap(v => v.nodes.map(n =>
   `${v.id} (${v.impact}): ${n.failureSummary} ${n.html}`.replace(/\\s+/g, " ").slice(0, 400)))"""
 
-# What the Tab key must reach: everything that can have the focus and can be seen. (Of a group of
-# radio buttons, Tab reaches one.)
+# What the Tab key must reach: everything that can have the focus and can be seen; of a group of
+# radio buttons the one that is chosen, from which the arrow keys reach the others.
 FOCUSABLE = """() => [...document.querySelectorAll(
   "a[href], button, input:not([type=hidden]), select, textarea, summary, [tabindex]")]
   .filter(e => e.tabIndex >= 0 && !e.disabled && e.checkVisibility({visibilityProperty: true})
+    && (e.type !== "radio" || e.checked || !document.querySelector(
+      `input[type=radio][name="${CSS.escape(e.name)}"]:checked`))
     && e.getClientRects().length
     && !e.closest("dialog:not([open]), [inert], details:not([open]) > :not(summary)"))
   .map((e, i) => { e.dataset.checkTab = i; return e.outerHTML.slice(0, 100); })"""

@@ -161,7 +161,11 @@ def test_the_command_serves_until_it_is_interrupted(folder, tmp_path):
     command = [sys.executable, "-m", "distilclip.cli", "serve", str(folder)]
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, env=environment, text=True) as process:
+    # A background job ignores Ctrl-C, and so would what it starts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, env=environment, text=True)
+    signal.signal(signal.SIGINT, before)
+    with process:
         address = process.stdout.readline().split()[1]
         with urllib.request.urlopen(f"{address}?q=a+cat", timeout=60) as answer:
             assert answer.status == 200 and b"cosine" in answer.read()

@@ -121,9 +121,9 @@ function build(stage, data) {
     cosines.forEach((row, i) => {
       if (row[i] >= Math.max(...row)) right += 1;
       row.forEach((cosine, j) => {
-        const cell = cells[i][j], colour = cosine > 0 ? "--mv-blue-rgb" : "--mv-orange-rgb";
+        const cell = cells[i][j];
         cell.textContent = cosine.toFixed(2).replace("-", "−");
-        cell.style.background = `rgb(var(${colour}) / ${0.45 * Math.abs(cosine)})`;
+        cell.style.background = tint(cosine);
         cell.style.boxShadow = i === j ? "inset 0 0 0 2px var(--mv-ink)" : "none";
       });
     });

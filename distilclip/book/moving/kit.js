@@ -46,6 +46,12 @@ function choice({ legend, names, value = 0, change }) {
   return node;
 }
 
+/* A background for a number from -1 (orange) to 1 (blue), on which ink keeps a contrast of 4.5. */
+function tint(value) {
+  const colour = value > 0 ? "--mv-blue-rgb" : "--mv-orange-rgb";
+  return `rgb(var(${colour}) / ${0.45 * Math.abs(value)})`;
+}
+
 /* Buttons in rows of `columns`. Tab reaches one of them, the arrow keys the others. */
 function buttonGrid({ columns, names, label, change, value = 0 }) {
   const node = make("div", { class: "mv-grid", role: "group", "aria-label": label });

@@ -19,8 +19,8 @@ function build(stage, data) {
     const row = Math.floor(chosen / side), column = chosen % side;
     const away = cosines.map((_, i) => Math.hypot(Math.floor(i / side) - row, i % side - column));
     grid.buttons.forEach((button, i) => {
-      const cosine = cosines[i], colour = cosine > 0 ? "--mv-blue-rgb" : "--mv-orange-rgb";
-      button.style.background = `rgb(var(${colour}) / ${0.5 * Math.abs(cosine)})`;
+      const cosine = cosines[i];
+      button.style.background = tint(cosine);
       button.style.boxShadow = i === chosen ? "inset 0 0 0 3px var(--mv-ink)" : "none";
       button.textContent = cosine.toFixed(2).replace("-", "−");
       button.style.fontSize = "0.8rem";

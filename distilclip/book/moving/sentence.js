@@ -57,7 +57,7 @@ function build(stage, data) {
       button.style.boxShadow = i === chosen ? "inset -3px 0 0 var(--mv-orange)" : "none";
     });
     right.forEach((cell, key) => {
-      cell.style.background = `rgb(var(--mv-orange-rgb) / ${0.55 * mine[key]})`;
+      cell.style.background = tint(-mine[key]);
       cell.textContent = mine[key] >= 0.05 ? `${tokens[key]}  ${percent(mine[key])}` : tokens[key];
     });
     const order = mine.map((w, i) => [w, i]).sort((a, b) => b[0] - a[0]).slice(0, 3);
