@@ -40,25 +40,29 @@ OUT = RESULTS / "tuning.json"
 BUNDLED, SCRATCH, TUNE = "the bundled model as it is", "from scratch", "tune"
 WATCHED = 10  # pictures that a run measures itself on; nothing is chosen by them
 TINY = {"epochs": 1, "batch_size": 8, "evaluations": 0}
+# What the preset `tune` was before bundled drawings were replayed
+ALONE = {"preset": "tune", "replay": 0.0, "patch_dropout": 0.0, "epochs": 40, "batch_size": 64}
 RECIPES = {  # what each changes in its preset
     SCRATCH: {"preset": "cpu", "batch_size": 32},
     TUNE: {"preset": "tune"},
-    "tune, lr 1e-4, 20 epochs": {"preset": "tune", "lr": 1e-4, "epochs": 20},
-    "tune, lr 3e-4, 20 epochs": {"preset": "tune", "lr": 3e-4, "epochs": 20},
-    "tune, lr 1e-3, 20 epochs": {"preset": "tune", "lr": 1e-3, "epochs": 20},
-    "tune, 64 pixels, 20 epochs": {"preset": "tune", "image_size": 64, "epochs": 20},
-    "tune, text projection at 5e-5": {"preset": "tune", "text_projection_lr": 5e-5},
-    "tune, crops from 0.8": {"preset": "tune", "crop_scale": 0.8},
-    "tune, no mirroring": {"preset": "tune", "flip": False},
-    "tune, augmentation 0.25": {"preset": "tune", "augmentation": 0.25},
-    "tune, crops from 0.3": {"preset": "tune", "crop_scale": 0.3},
-    "tune, dropout 0.1": {"preset": "tune", "dropout": 0.1},
-    "tune, 25 epochs, batches of 32": {"preset": "tune", "epochs": 25, "batch_size": 32},
-    "tune, no crops, augmentation 0.25": {
-        "preset": "tune",
-        "crop_scale": 1.0,
-        "augmentation": 0.25,
-    },
+    "tune, batches of 64": {"preset": "tune", "batch_size": 64},
+    "tune, 40 epochs": {"preset": "tune", "epochs": 40},
+    "tune, patch dropout 0.25, 30 epochs": {"preset": "tune", "epochs": 30, "patch_dropout": 0.25},
+    "tune, every patch, 20 epochs": {"preset": "tune", "epochs": 20, "patch_dropout": 0.0},
+    "no replay": ALONE,
+    "no replay, patch dropout 0.25": ALONE | {"patch_dropout": 0.25},
+    "no replay, lr 1e-4, 20 epochs": ALONE | {"lr": 1e-4, "epochs": 20},
+    "no replay, lr 3e-4, 20 epochs": ALONE | {"lr": 3e-4, "epochs": 20},
+    "no replay, lr 1e-3, 20 epochs": ALONE | {"lr": 1e-3, "epochs": 20},
+    "no replay, 64 pixels, 20 epochs": ALONE | {"image_size": 64, "epochs": 20},
+    "no replay, text projection at 5e-5": ALONE | {"text_projection_lr": 5e-5},
+    "no replay, crops from 0.8": ALONE | {"crop_scale": 0.8},
+    "no replay, no mirroring": ALONE | {"flip": False},
+    "no replay, augmentation 0.25": ALONE | {"augmentation": 0.25},
+    "no replay, crops from 0.3": ALONE | {"crop_scale": 0.3},
+    "no replay, dropout 0.1": ALONE | {"dropout": 0.1},
+    "no replay, 25 epochs, batches of 32": ALONE | {"epochs": 25, "batch_size": 32},
+    "no replay, no crops, augmentation 0.25": ALONE | {"crop_scale": 1.0, "augmentation": 0.25},
 }
 
 

@@ -61,7 +61,7 @@ from distilclip.runs.settings import (
     TrainConfig,
     TrainResult,
 )
-from distilclip.runs.starting import first_model
+from distilclip.runs.starting import first_model, with_replay
 from distilclip.runs.streaming import StreamedPairs, open_streamed
 from distilclip.runs.watch import (
     Logbook,
@@ -364,10 +364,13 @@ def prepare_data(
 ) -> TrainingData:
     """Decode every image, and let what is frozen at `epoch` read every caption.
 
-    Of a stream nothing is: each of its batches is prepared when it comes.
+    Of a stream nothing is: each of its batches is prepared when it comes. Bundled
+    drawings are added where `config.replay` asks for some.
     """
     if isinstance(rows, StreamedPairs):
         return TrainingData(rows, None, may_mirror([]))
+    if config.replay:
+        rows = with_replay(rows, config.replay)
     captions = list(rows["captions"])
     cache = cache_folder(config, len(rows))
     pixels = decode_pixels(rows, config.image_size, cache, progress)
@@ -895,7 +898,7 @@ def measure_splits(
 
 def check_batch(config: TrainConfig, rows: datasets.Dataset, world: int) -> None:
     """ValueError where no batch can be filled, or it cannot be shared out."""
-    if len(rows) < config.batch_size:
+    if round(len(rows) * (1 + config.replay)) < config.batch_size:
         raise ValueError(
             f"{config.data} has {len(rows)} training pictures, fewer than one "
             f"batch of {config.batch_size}: choose a smaller batch size."

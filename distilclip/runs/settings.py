@@ -87,12 +87,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         "flip": True,
         "sort_captions": True,
     },
-    # For pictures of one's own, tens to thousands: a trained model learns on.
+    # For pictures of one's own, tens to thousands: a trained model learns on, and
+    # as many of the drawings that it knows beside them.
     "tune": {
         "start_from": "emoji",
+        "replay": 1.0,
+        "patch_dropout": 0.5,
         "full_size_start": 0.0,
-        "epochs": 40,
-        "batch_size": 64,
+        "epochs": 25,
+        "batch_size": 128,
         "lr": 5e-4,
         "weight_decay": 0.1,
         "warmup": 0.1,
@@ -210,6 +213,8 @@ def filled_by_preset(config_class: Config) -> Config:
         values = PRESETS[preset] | given
         for name in FOLLOWS_LR:
             values.setdefault(name, values["lr"])
+        if values.get("start_from") != "emoji" or values.get("streaming"):
+            values["replay"] = given.get("replay", 0.0)
         if values.get("start_from"):
             values |= shape_to_start_with(given, values)
         plain(self, **values)
@@ -315,6 +320,12 @@ class TrainConfig:
     epoch_pictures: int = setting(
         0,
         "pictures of a stream that make an epoch; 0: as many as it has rows",
+        NOT_NEGATIVE,
+    )
+    replay: float = setting(
+        0.0,
+        "bundled drawings for each of the pictures, learned beside them: what goes "
+        "on from emoji forgets less",
         NOT_NEGATIVE,
     )
     skip_broken: bool = setting(
@@ -458,6 +469,11 @@ class TrainConfig:
             raise ValueError(
                 "batch_size must be at least 2: "
                 "one pair has nothing to compare with."
+            )
+        if self.replay and self.streaming:
+            raise ValueError(
+                "replay is not for a stream, whose pictures come by themselves: "
+                "leave replay or streaming out."
             )
         if self.epoch_pictures and not self.streaming:
             raise ValueError(

@@ -8,10 +8,10 @@ import torch
 from recorded_runs import assert_same_weights, losses
 
 import distilclip.training as training
-from distilclip import DistilCLIP, TrainConfig, train
+from distilclip import DistilCLIP, TrainConfig, load_pairs, train
 from distilclip.runs.checkpoint import STATE_FILE
 from distilclip.runs.settings import OF_THE_MODEL
-from distilclip.runs.starting import first_model, hash_of, settings_of_model
+from distilclip.runs.starting import first_model, hash_of, settings_of_model, with_replay
 from distilclip.training import start_run
 
 CPU = torch.device("cpu")
@@ -97,6 +97,7 @@ def test_a_run_goes_on_where_the_other_one_stopped(trained, tune, tmp_path):
         {"text_lr": 1e-4, "text_layers": 1, "image_size": 48},
         {"vision_lr": 0.0, "text_lr": 1e-3},
         {"learn_temperature": False},
+        {"replay": 1.0},
     ],
 )
 def test_a_resumed_run_ends_as_if_nothing_had_happened(
@@ -189,3 +190,37 @@ def test_settings_that_were_all_given_are_compared_when_the_run_begins(trained, 
     config = TrainConfig(**SMALL)
     with pytest.raises(ValueError, match="contradicts start_from"):
         first_model(config.model_config(), str(trained))
+
+
+@pytest.mark.parametrize("source", ["shapes", "scenes"])
+def test_replay_puts_bundled_drawings_behind_ones_own(shapes, source):
+    rows = load_pairs(str(shapes) if source == "shapes" else source)["train"]
+    known = load_pairs("emoji")["train"]
+    more = with_replay(rows, 0.5)
+    own, others = more.select(range(len(rows))), more.select(range(len(rows), len(more)))
+    assert own.to_dict() == rows.select_columns(own.column_names).to_dict()
+    assert len(others) == round(0.5 * len(rows))
+    captions = dict(zip(known["image_id"], known["captions"], strict=True))
+    assert all(captions[row["image_id"]] == row["captions"] for row in others)
+    assert more["image_id"] == with_replay(rows, 0.5)["image_id"]
+    assert with_replay(rows, 1e-9) is rows
+    assert len(with_replay(rows, 1e9)) == len(rows) + len(known)
+
+
+def test_replay_is_for_a_run_from_the_bundled_model(trained, tune, tmp_path):
+    usual = TrainConfig(start_from="emoji").replay
+    assert usual > 0 and TrainConfig(preset="tune").replay == usual
+    assert TrainConfig().replay == tune(trained, tmp_path / "next").replay == 0
+    assert tune(trained, tmp_path / "next", replay=0.5).replay == 0.5
+    assert TrainConfig(start_from="emoji", streaming=True).replay == 0
+    with pytest.raises(ValueError, match="replay is not for a stream"):
+        TrainConfig(start_from="emoji", streaming=True, replay=0.5)
+
+
+def test_a_run_with_replay_is_longer_and_measured_on_ones_own(trained, tune, tmp_path):
+    plain = train(tune(trained, tmp_path / "plain"), progress=False)
+    whole = train(tune(trained, tmp_path / "whole", replay=1.0), progress=False)
+    steps = [max(line["step"] for line in run.history) for run in (plain, whole)]
+    pictures = len(load_pairs(tune(trained, "any").data)["train"])
+    assert steps == [2 * (pictures // 16), 2 * (2 * pictures // 16)]
+    assert plain.metrics["test"].keys() == whole.metrics["test"].keys()
