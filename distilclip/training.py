@@ -370,7 +370,9 @@ def prepare_data(
     if isinstance(rows, StreamedPairs):
         return TrainingData(rows, None, may_mirror([]))
     if config.replay:
-        rows = with_replay(rows, config.replay)
+        own, rows = len(rows), with_replay(rows, config.replay)
+        text = "%d bundled drawings are learned beside the %d pictures."
+        LOG.info(text, len(rows) - own, own)
     captions = list(rows["captions"])
     cache = cache_folder(config, len(rows))
     pixels = decode_pixels(rows, config.image_size, cache, progress)
@@ -898,10 +900,13 @@ def measure_splits(
 
 def check_batch(config: TrainConfig, rows: datasets.Dataset, world: int) -> None:
     """ValueError where no batch can be filled, or it cannot be shared out."""
-    if round(len(rows) * (1 + config.replay)) < config.batch_size:
+    learned = with_replay(rows, config.replay) if config.replay else rows
+    if len(learned) < config.batch_size:
+        more = len(learned) - len(rows)
+        beside = f" and {more} drawings beside them" if more else ""
         raise ValueError(
-            f"{config.data} has {len(rows)} training pictures, fewer than one "
-            f"batch of {config.batch_size}: choose a smaller batch size."
+            f"{config.data} has {len(rows)} training pictures{beside}, fewer than "
+            f"one batch of {config.batch_size}: choose a smaller batch size."
         )
     if config.batch_size % world:
         raise ValueError(

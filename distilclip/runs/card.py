@@ -146,7 +146,7 @@ def _describe_training(settings: dict, epochs: list[dict]) -> str:
         known = _known_source(start) or "a model of the author's own"
         rows.append(("goes on from", known))
     if replay := settings.get("replay"):
-        rows.append(("learned beside it", f"emoji, {replay:g} for each picture"))
+        rows.append(("drawings of emoji beside", f"up to {replay:g} a picture"))
     names = ("preset", "seed", "batch_size", "lr", "text_lr")
     names += ("weight_decay", "augmentation")
     rows += [(name, settings[name]) for name in names if name in settings]

@@ -87,15 +87,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "flip": True,
         "sort_captions": True,
     },
-    # For pictures of one's own, tens to thousands: a trained model learns on, and
-    # as many of the drawings that it knows beside them.
+    # For pictures of one's own, tens to thousands: a trained model learns on.
     "tune": {
         "start_from": "emoji",
-        "replay": 1.0,
-        "patch_dropout": 0.5,
         "full_size_start": 0.0,
-        "epochs": 25,
-        "batch_size": 128,
+        "epochs": 40,
+        "batch_size": 64,
         "lr": 5e-4,
         "weight_decay": 0.1,
         "warmup": 0.1,
@@ -213,8 +210,6 @@ def filled_by_preset(config_class: Config) -> Config:
         values = PRESETS[preset] | given
         for name in FOLLOWS_LR:
             values.setdefault(name, values["lr"])
-        if values.get("start_from") != "emoji" or values.get("streaming"):
-            values["replay"] = given.get("replay", 0.0)
         if values.get("start_from"):
             values |= shape_to_start_with(given, values)
         plain(self, **values)
@@ -324,8 +319,8 @@ class TrainConfig:
     )
     replay: float = setting(
         0.0,
-        "bundled drawings for each of the pictures, learned beside them: what goes "
-        "on from emoji forgets less",
+        "bundled drawings for each picture, as far as there are, learned beside "
+        "them: a model that goes on from emoji then forgets less",
         NOT_NEGATIVE,
     )
     skip_broken: bool = setting(
@@ -472,8 +467,7 @@ class TrainConfig:
             )
         if self.replay and self.streaming:
             raise ValueError(
-                "replay is not for a stream, whose pictures come by themselves: "
-                "leave replay or streaming out."
+                "replay does not work with streaming: leave one of them out."
             )
         if self.epoch_pictures and not self.streaming:
             raise ValueError(

@@ -12,8 +12,8 @@ from typing import Any
 import datasets
 import torch
 
-from distilclip.data import load_pairs
 from distilclip.model import DistilCLIP, DistilCLIPConfig, read_model_config
+from distilclip.sources.emoji import load_emoji
 from distilclip.storage.hub import NoFileInPlaceError, find_file
 from distilclip.storage.weights import EMOJI_MODEL
 from distilclip.vit import ViT, ViTConfig, resample_positions
@@ -128,19 +128,21 @@ def fitted(model: DistilCLIP, wanted: DistilCLIPConfig, name: str) -> DistilCLIP
 
 
 def with_replay(rows: datasets.Dataset, share: float) -> datasets.Dataset:
-    """A training split and, behind it, `share` times as many bundled drawings.
+    """A training split and, behind it, `share` bundled drawings for each picture.
 
-    The drawings are of those that the bundled model has learned from, the same ones
-    in each run. A model that goes on from it is asked for them, too, and forgets
-    less of what it knew: rehearsal (Robins, 1995), today called replay.
+    They are drawings that the bundled model learned from, the same ones in every
+    run, and no more than there are; what `rows` has already is left out. A model
+    that goes on from that one then forgets less of what it knew: rehearsal
+    (Robins, 1995), today called replay.
     """
-    known = load_pairs("emoji")["train"].shuffle(seed=0)
-    count = min(len(known), round(share * len(rows)))
-    if not count:
+    known, own = load_emoji()["train"].shuffle(seed=0), set(rows["image_id"])
+    others = [i for i, name in enumerate(known["image_id"]) if name not in own]
+    others = others[: round(share * len(rows))]
+    if not others:
         return rows
     columns = ["image", "captions", "image_id"]
-    parts = rows, known.select(range(count))
-    return datasets.concatenate_datasets([p.select_columns(columns) for p in parts])
+    drawings = known.select(others).select_columns(columns)
+    return datasets.concatenate_datasets([rows.select_columns(columns), drawings])
 
 
 def hash_of(model: DistilCLIP) -> str:

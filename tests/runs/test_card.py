@@ -55,6 +55,6 @@ def test_a_model_that_went_on_says_from_which(recorded_run):
         card = model_card(recorded_run)
         assert f"| goes on from | {shown} |" in card
         assert "from scratch" not in card and str(recorded_run) not in card
-        assert "learned beside it" not in card
+        assert "emoji beside" not in card
     file.write_text(json.dumps(settings | {"start_from": "emoji", "replay": 1.0}))
-    assert "| learned beside it | emoji, 1 for each picture |" in model_card(recorded_run)
+    assert "| drawings of emoji beside | up to 1 a picture |" in model_card(recorded_run)

@@ -193,12 +193,12 @@ def test_settings_that_were_all_given_are_compared_when_the_run_begins(trained, 
 
 
 @pytest.mark.parametrize("source", ["shapes", "scenes"])
-def test_replay_puts_bundled_drawings_behind_ones_own(shapes, source):
+def test_replay_puts_bundled_drawings_behind_one_s_own(shapes, source):
     rows = load_pairs(str(shapes) if source == "shapes" else source)["train"]
     known = load_pairs("emoji")["train"]
     more = with_replay(rows, 0.5)
     own, others = more.select(range(len(rows))), more.select(range(len(rows), len(more)))
-    assert own.to_dict() == rows.select_columns(own.column_names).to_dict()
+    assert own["image_id"] == rows["image_id"] and own["captions"] == rows["captions"]
     assert len(others) == round(0.5 * len(rows))
     captions = dict(zip(known["image_id"], known["captions"], strict=True))
     assert all(captions[row["image_id"]] == row["captions"] for row in others)
@@ -207,20 +207,41 @@ def test_replay_puts_bundled_drawings_behind_ones_own(shapes, source):
     assert len(with_replay(rows, 1e9)) == len(rows) + len(known)
 
 
-def test_replay_is_for_a_run_from_the_bundled_model(trained, tune, tmp_path):
-    usual = TrainConfig(start_from="emoji").replay
-    assert usual > 0 and TrainConfig(preset="tune").replay == usual
-    assert TrainConfig().replay == tune(trained, tmp_path / "next").replay == 0
-    assert tune(trained, tmp_path / "next", replay=0.5).replay == 0.5
-    assert TrainConfig(start_from="emoji", streaming=True).replay == 0
-    with pytest.raises(ValueError, match="replay is not for a stream"):
-        TrainConfig(start_from="emoji", streaming=True, replay=0.5)
+def test_replay_shows_no_drawing_twice():
+    known = load_pairs("emoji")["train"]
+    assert with_replay(known, 1.0) is known
+    half = known.select(range(0, len(known), 2))
+    both = with_replay(half, 9.0)["image_id"]
+    assert sorted(both) == sorted(known["image_id"])
 
 
-def test_a_run_with_replay_is_longer_and_measured_on_ones_own(trained, tune, tmp_path):
+def test_a_run_with_replay_is_longer_and_says_so(trained, tune, tmp_path, caplog):
+    caplog.set_level("INFO", "distilclip")
     plain = train(tune(trained, tmp_path / "plain"), progress=False)
-    whole = train(tune(trained, tmp_path / "whole", replay=1.0), progress=False)
-    steps = [max(line["step"] for line in run.history) for run in (plain, whole)]
+    assert "bundled drawings" not in caplog.text
+    whole = train(tune(trained, tmp_path / "whole", replay=0.5), progress=False)
     pictures = len(load_pairs(tune(trained, "any").data)["train"])
-    assert steps == [2 * (pictures // 16), 2 * (2 * pictures // 16)]
+    together = pictures + round(pictures / 2)
+    steps = [max(line["step"] for line in run.history) for run in (plain, whole)]
+    assert steps == [2 * (pictures // 16), 2 * (together // 16)]
     assert plain.metrics["test"].keys() == whole.metrics["test"].keys()
+    said = f"{round(pictures / 2)} bundled drawings are learned beside the {pictures} pictures."
+    assert said in caplog.text
+
+
+def test_a_batch_is_filled_by_what_is_there(trained, tune, tmp_path):
+    pictures = len(load_pairs(tune(trained, "any").data)["train"])
+    for share in (0.25, 0.5, 1 / 3):
+        drawings = round(share * pictures)
+        fits, whole = {"replay": share, "epochs": 1}, pictures + drawings
+        config = tune(trained, tmp_path / f"{share}", batch_size=whole, **fits)
+        assert train(config, progress=False).history[-1]["kind"] == "final"
+        text = rf"{pictures} training pictures and {drawings} drawings beside them, fewer"
+        with pytest.raises(ValueError, match=text):
+            train(tune(trained, tmp_path / "more", batch_size=whole + 1, **fits), progress=False)
+
+
+def test_replay_is_asked_for_and_not_for_a_stream():
+    assert TrainConfig(start_from="emoji").replay == 0
+    with pytest.raises(ValueError, match="replay does not work with streaming"):
+        TrainConfig(start_from="emoji", streaming=True, replay=0.5)
