@@ -33,8 +33,8 @@ rounded up, a chapter's to five. `tools/reading_times.py` counts.
 
 A chapter's code runs for as long as the third column says, and a section's, where that is {long} \
 seconds or more, for what stands in brackets behind it: each chapter alone, on {device} \
-({date}; `tools/running_times.py`). A T4 in Colab runs the trainings several times faster; your \
-machine will differ. Exercises say beside them how long they take.
+({date}; `tools/running_times.py`). \
+Your machine will differ. Exercises say beside them how long they take.
 
 | chapter | minutes to read | to run | its sections |
 | --- | --- | --- | --- |
