@@ -43,3 +43,18 @@ def test_a_small_comparison_is_made_once_and_can_be_gone_on_with(pairs, tmp_path
     both = json.loads(out.read_text())["runs"]
     assert both[:3] == first and [run["seed"] for run in both] == [0, 0, 0, 1, 1]
     assert "points of R@10 over from scratch" in capsys.readouterr().out
+
+
+def test_recalls_among_other_pictures_are_not_averaged(pairs, tmp_path, capsys):
+    out, runs = tmp_path / "runs.json", []
+    for held_out, recall in ((16, 0.5), (16, 0.7), (17, 0.9)):
+        counts = {"pictures": 30, "held_out": held_out, "captions": held_out}
+        metrics = dict.fromkeys(("t2i_r1", "t2i_r5", "t2i_r10"), recall)
+        run = {"kind": "pictures", "recipe": tuning.TUNE, "seed": len(runs), "metrics": metrics}
+        runs.append(run | counts)
+    runs.append(runs[0] | {"choosing": True})
+    out.write_text(json.dumps({"runs": runs}))
+    given = ["--pictures", "30", "--held-out", "16", "--only", tuning.TUNE, "--out", str(out)]
+    tuning.main([str(pairs), *given, "--threads", "1", "--seeds", "0", "1"])
+    assert "50.0, 70.0 " in capsys.readouterr().out
+    assert json.loads(out.read_text())["runs"] == runs
