@@ -11,7 +11,7 @@ PAGE := _build/html/index.html
 ATTACK := 950
 PLAYWRIGHT := playwright==1.65.2 greenlet==3.5.6
 
-.PHONY: help book test quick check bench bench-gpu mirror colab slides pdf notebooks clean
+.PHONY: help book test slow quick check bench bench-gpu mirror colab slides pdf notebooks clean
 .DEFAULT_GOAL := help
 
 help: ## what can be made
@@ -39,7 +39,11 @@ test: $(READY) ## set up, check style and types, run the tests, compare every no
 	@echo "==> Unit tests, and every notebook against its stored output (pytest, nbval)"
 	@# A worker a core and a thread a worker: most tests are too small to share among threads.
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
-		--nbval --nbval-current-env notebooks solutions tests
+		-m "not slow" --nbval --nbval-current-env notebooks solutions tests
+
+slow: $(READY) ## run the tests that kill processes, train in several or run a tool whole
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+		-m slow tests
 
 quick: $(READY) ## in under a minute: style, mirror, types and tests of what has changed since HEAD
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -11,8 +11,11 @@ import signal
 import socket
 import sys
 import time
+from functools import cache
+from multiprocessing import forkserver
 from pathlib import Path
 
+import pytest
 import safetensors.torch
 import torch
 
@@ -44,7 +47,15 @@ SETTINGS = {
 STEPS = 9  # three epochs of three batches
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["distilclip.training", "torch.utils.data"])
+CONTEXT.set_forkserver_preload(["warm"])
+
+
+@cache
+def serve() -> None:
+    """Start the server from which workers fork, with what a run needs imported."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PYTHONPATH", str(Path(__file__).parent))  # where it finds `warm`
+        forkserver.ensure_running()
 
 
 def configure(data: Path, text: Path, out: Path, **changes) -> TrainConfig:
@@ -78,6 +89,7 @@ def work(
 
 def start(*arguments):
     """A worker in a process of its own, and the end at which its message arrives."""
+    serve()
     receiver, sender = CONTEXT.Pipe(duplex=False)
     process = CONTEXT.Process(target=work, args=(sender, *arguments))
     process.start()

@@ -135,6 +135,7 @@ def fill_cache(folder):
     return subprocess.run(command, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_notebooks_are_run_once_and_found_in_the_cache(small_book):
     folder, write = small_book
     write("one", "open('ran', 'a').write('x')\n21 * 2")
@@ -149,6 +150,7 @@ def test_notebooks_are_run_once_and_found_in_the_cache(small_book):
     assert found.cells[0].outputs[0].data["text/plain"] == "42"
 
 
+@pytest.mark.slow
 def test_a_notebook_that_fails_is_named_and_not_cached(small_book):
     folder, write = small_book
     write("good", "1 + 1")

@@ -38,9 +38,6 @@ ELSEWHERE = {
         "60 % faster": "reported by the authors that are cited there",
         "about 265 MB": "66 million parameters of four bytes, as said there",
     },
-    "08_train": {
-        "2.7 million parameters": "the ViT of the preset, whose parameters chapter 9 counts",
-    },
     "08b_run": {"0.0078 times 100": "the table above it"},
     "09_search": {"256 million times": "a million vectors of 256 numbers, as said there"},
     "10_explain": {"by 15 points in this seed": "90 less 75, both printed"},

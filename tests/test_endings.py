@@ -50,6 +50,7 @@ def wait_for_steps(run, process) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_a_signal_that_asks_to_stop_saves_the_run(pictures, tmp_path, name):
     run, number = tmp_path / "run", getattr(signal, name)
@@ -63,6 +64,7 @@ def test_a_signal_that_asks_to_stop_saves_the_run(pictures, tmp_path, name):
     assert (run / STATE_FILE).is_file()
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_ends_the_training_with_its_state_saved(pictures, tmp_path):
     run = tmp_path / "run"
     long = ("--epochs", "100000", "--evaluations", "50000")
@@ -75,6 +77,7 @@ def test_a_reader_that_leaves_ends_the_training_with_its_state_saved(pictures, t
     assert (run / STATE_FILE).is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 def test_a_run_and_its_evaluation_in_a_terminal_without_arrows(pictures, tmp_path, encoding):
     environment = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
@@ -88,6 +91,7 @@ def test_a_run_and_its_evaluation_in_a_terminal_without_arrows(pictures, tmp_pat
     assert ended.returncode == 0 and b"text->image" in ended.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
 def test_finished_work_stays_finished_where_nothing_can_be_said(pictures, tmp_path):
     run = tmp_path / "run"

@@ -62,6 +62,7 @@ def test_onnx_files_can_be_run_with_nothing_of_ours(model, onnx_folder):
     assert description["config"]["vision"]["image_size"] == 32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

@@ -108,6 +108,7 @@ KILLS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fault", "at"), KILLS)
 def test_killed_at_a_chosen_point(whole, config, tmp_path, fault, at):
     assert run(config(tmp_path / "run"), fault, at) == ("killed", 9)
@@ -115,6 +116,7 @@ def test_killed_at_a_chosen_point(whole, config, tmp_path, fault, at):
     assert_same(tmp_path / "run", whole[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(10))
 def test_killed_anywhere(whole, config, tmp_path, number):
     """At a call drawn at random from all the calls of the run, in Python or below."""
@@ -124,6 +126,7 @@ def test_killed_anywhere(whole, config, tmp_path, number):
     assert_same(tmp_path / "run", whole[0])
 
 
+@pytest.mark.slow
 def test_killed_again_and_again(whole, config, tmp_path):
     for at in (3, 2, 3, 1):
         resume = (tmp_path / "run" / STATE_FILE).is_file()
@@ -132,6 +135,7 @@ def test_killed_again_and_again(whole, config, tmp_path):
     assert_same(tmp_path / "run", whole[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "at"),
     [
@@ -154,6 +158,7 @@ def test_ctrl_c_saves_a_whole_number_of_steps(whole, config, tmp_path, fault, at
     assert_same(tmp_path / "run", whole[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(4))
 def test_ctrl_c_anywhere(whole, config, tmp_path, number):
     """At a call drawn at random: saved or not begun, the run can always be completed."""
@@ -165,6 +170,7 @@ def test_ctrl_c_anywhere(whole, config, tmp_path, number):
     assert_same(tmp_path / "run", whole[0])
 
 
+@pytest.mark.slow
 def test_ctrl_c_again_while_the_state_is_saved(whole, config, tmp_path):
     assert run(config(tmp_path / "run"), "Ctrl-C twice", 6)[0] == "KeyboardInterrupt"
     assert not list((tmp_path / "run").glob(".*"))
@@ -194,6 +200,7 @@ def test_ctrl_c_stays_ignored_where_it_was():
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_state(whole, config, tmp_path):
     end, message = run(config(tmp_path / "run"), "small disk", 6)
     assert end == "OSError"
@@ -227,6 +234,7 @@ def test_a_full_disk_leaves_every_file_whole(room, small_text, tmp_path):
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written_to(config, place, tmp_path):
     folders = {folder: folder.stat().st_mode for folder in (place, *list(place.parents)[:2])}
     for folder in folders:
@@ -246,6 +254,7 @@ def test_a_folder_that_cannot_be_written_to(config, place, tmp_path):
         assert end in ("FileExistsError", "NotADirectoryError") and str(out) in message
 
 
+@pytest.mark.slow
 def test_two_runs_never_share_a_folder(whole, config, tmp_path):
     out = tmp_path / "run"
     first, _ = start(config(out), "hang", 3)
@@ -262,6 +271,7 @@ def test_two_runs_never_share_a_folder(whole, config, tmp_path):
     assert_same(out, whole[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 4])
 def test_processes_that_die_lose_nothing(config, tmp_path, world):
     """Not a bit, whatever the place in which four sum up: see `data_parallel`."""
@@ -294,6 +304,7 @@ def test_the_lock_where_the_system_has_none(tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_clock_that_goes_backwards(whole, config, tmp_path):
     assert run(config(tmp_path / "run"), "clock")[0] == "done"
     assert_same(tmp_path / "run", whole[0])
@@ -301,6 +312,7 @@ def test_a_clock_that_goes_backwards(whole, config, tmp_path):
     assert all(line["seconds"] > 0 for line in seconds if line["kind"] == "epoch")
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_no_number_changes_no_weight(whole, config, tmp_path):
     end, message = run(config(tmp_path / "run"), "broken gradient", 6)
     assert end == "FloatingPointError"
@@ -310,6 +322,7 @@ def test_a_gradient_that_is_no_number_changes_no_weight(whole, config, tmp_path)
     assert_same(tmp_path / "run", whole[0])
 
 
+@pytest.mark.slow
 def test_only_the_state_is_needed_to_go_on(whole, config, tmp_path):
     """Whatever else a fault has done to the folder is mended from the state."""
     assert run(config(tmp_path / "run"), "after AdamW", 6) == ("killed", 9)
@@ -321,6 +334,7 @@ def test_only_the_state_is_needed_to_go_on(whole, config, tmp_path):
     DistilCLIP.from_pretrained(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_truncated_state_is_refused_wherever_it_ends(whole, config, tmp_path):
     out = tmp_path / "run"
     out.mkdir()
@@ -336,6 +350,7 @@ def test_a_truncated_state_is_refused_wherever_it_ends(whole, config, tmp_path):
     assert run(config(out, resume=True))[0] == "ValueError"
 
 
+@pytest.mark.slow
 def test_bytes_changed_in_the_header_never_end_in_a_traceback(whole, config, tmp_path):
     out, draw = tmp_path / "run", random.Random(0)
     out.mkdir()
@@ -362,6 +377,7 @@ def rewritten(state, change):
     save_file(load_file(state), state, {"state": json.dumps(description)})
 
 
+@pytest.mark.slow
 def test_a_state_of_an_older_version_goes_on(whole, config, tmp_path):
     assert run(config(tmp_path / "run"), "after AdamW", STEPS // 3 + 1) == ("killed", 9)
     state = tmp_path / "run" / STATE_FILE
@@ -377,6 +393,7 @@ def test_a_state_of_an_older_version_goes_on(whole, config, tmp_path):
     assert_same(tmp_path / "run", whole[0])
 
 
+@pytest.mark.slow
 def test_a_state_of_a_newer_version_is_refused(whole, config, tmp_path):
     shutil.copytree(whole[0], tmp_path / "run")
     state = tmp_path / "run" / STATE_FILE
@@ -429,6 +446,7 @@ def test_a_picture_older_than_the_one_it_replaces_is_embedded_again(small_model,
             assert torch.allclose(kept.index.embeds, small_model.encode_image(image), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trouble", ["a full disk", "a file in the way"])
 def test_what_cannot_be_written_is_said_and_nothing_is_lost(
     trouble, place, whole, tmp_path, monkeypatch, capsys

@@ -188,6 +188,7 @@ def test_a_tenant_lives_in_our_rooms(name, checkpoints):
         assert pooled_row(model, attention_rollout(maps)).shape == (4, 3, 3)
 
 
+@pytest.mark.slow
 def test_the_exports_give_the_same_vectors(checkpoints, tmp_path):
     model, images = load_model(checkpoints("OpenAI's")[0]), noise_pictures(3)
     folder = export_onnx(model, tmp_path)

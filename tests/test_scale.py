@@ -433,6 +433,7 @@ def several_processes(request, tmp_path_factory) -> tuple[Path, int]:
     return folder, nodes * each
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", worker.METHODS)
 def test_several_processes_equal_one(method, several_processes):
     model, batch = worker.small_clip(), worker.pairs()
@@ -468,6 +469,7 @@ def test_gathering_without_gradients_would_be_noticed(monkeypatch):
     assert largest_difference(sums, expected) > 1e-4
 
 
+@pytest.mark.slow
 def test_a_node_that_dies_ends_in_a_sentence_and_the_run_goes_on(config, tmp_path):
     """As a user starts it: two machines' torchruns, one of which loses its power."""
     settings = config(tmp_path / "run", epochs=40, text_lr=1e-3, text_start=0.5)
@@ -533,6 +535,7 @@ SHAPE = "ValueError: All processes must bring tensors of the same shape"
 DIES_HALFWAY = "layers[1].weight.register_hook(lambda gradient: os._exit(3))"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("event", "backward", "message"),
     [

@@ -208,6 +208,7 @@ def test_evaluation_asks_what_the_strings_are(small_model):
         )
 
 
+@pytest.mark.slow
 def test_the_packaged_model_knows_what_it_was_trained_on():
     """Its training pictures come in five styles with the same captions: all of them are right."""
     rows = load_pairs("emoji")["train"]
@@ -225,6 +226,7 @@ def test_a_bank_holds_each_list_of_captions_once(small_model):
     torch.testing.assert_close(bank, torch.stack([first, small_model.encode_text("a dog")[0]]))
 
 
+@pytest.mark.slow
 def test_vectors_that_are_there_already_can_be_handed_over(small_model):
     vectors = {text: small_model.encode_text(text)[0] for text in ("a cat", "a tom", "a dog")}
     asked = []

@@ -377,6 +377,7 @@ def test_micro_batches_train_as_the_whole_batch_does(config, tmp_path, each, tex
         assert losses(whole.history) == pytest.approx(losses(parts.history), abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("each", [1, 2])
 def test_two_processes_train_as_one_does(config, tmp_path, each):
     from fault_worker import together  # needs a system that forks

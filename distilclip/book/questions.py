@@ -4,7 +4,8 @@ A function of the reader is compared with something that counts or computes the
 same in another way (a module on the meta device, PyTorch's own function, an
 enumeration), or its properties are tested, on inputs drawn at random. Numbers that
 are asked for by themselves are kept as digests. Each question takes the answer and
-returns nothing; it raises NotYetError with a hint.
+returns nothing; it raises NotYetError with a hint. What few of them need, and takes
+seconds to import, is imported there.
 """
 
 import itertools
@@ -18,7 +19,6 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 import torch.nn.functional as F
-import transformers
 from einops import rearrange
 from PIL import Image
 from torch import Tensor, nn
@@ -33,7 +33,6 @@ from distilclip.book.answers import (
     sealed,
 )
 from distilclip.loss import contrastive_loss, sigmoid_loss
-from distilclip.model import Projection
 from distilclip.patches import PatchEmbedding
 from distilclip.storage.weights import save_tensors
 from distilclip.vit import ViT, ViTConfig, evaluating, resample_positions
@@ -354,6 +353,8 @@ def their_tensors(answer: Callable) -> None:
 
 def read_by_transformers(tensors, config: ViTConfig, where: str) -> Callable:
     """The forward pass of `transformers`' ViT with these tensors."""
+    import transformers
+
     require(isinstance(tensors, dict), f"{where}: a dictionary is asked for.")
     theirs = transformers.ViTConfig(
         image_size=config.image_size,
@@ -433,6 +434,8 @@ def table_megabytes(answer: Callable) -> None:
 
 def distilbert(vocabulary=30, positions=8, dim=4, hidden=6, layers=3, heads=2):
     """A DistilBERT of these sizes, with random weights."""
+    import transformers
+
     return transformers.DistilBertModel(
         transformers.DistilBertConfig(
             vocab_size=vocabulary,
@@ -616,6 +619,8 @@ def expected_first_loss(answer: Callable) -> None:
 
 def projection_numbers(answer: Callable) -> None:
     """Exercise 6.2: the price of the shared space."""
+    from distilclip.model import Projection
+
     for image, text, width in ((384, 768, 256), (5, 7, 3), (96, 384, 64)):
         for norm in (False, True):
             parts = [Projection(dim, width, norm) for dim in (image, text)]

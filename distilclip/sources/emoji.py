@@ -16,7 +16,7 @@ def load_emoji() -> datasets.DatasetDict:
     """The embedded data set, one row a drawing, in the splits that it names."""
     table = pyarrow.parquet.read_table(EMOJI_FILE)
     rows = datasets.Dataset(InMemoryTable(table))
-    split_of_row = np.array(rows["split"])
+    split_of_row = table["split"].to_numpy()
     pairs = datasets.DatasetDict()
     for split in (*SPLITS, "test_concepts"):
         chosen = rows.select(np.flatnonzero(split_of_row == split))

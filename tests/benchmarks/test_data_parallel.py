@@ -4,9 +4,11 @@ import json
 import sys
 
 import data_parallel
+import pytest
 import timing
 
 
+@pytest.mark.slow
 def test_the_benchmark_runs(monkeypatch, tmp_path):
     out = tmp_path / "data_parallel.json"
     given = ["--small", "--rounds", "1", "--threads", "1", "--out", str(out)]

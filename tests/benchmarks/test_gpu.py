@@ -8,6 +8,7 @@ import pytest
 from distilclip.book.stored import RESULTS
 
 
+@pytest.mark.slow
 def test_everything_that_a_card_is_asked_for_runs_on_a_cpu(shapes, tmp_path):
     out = tmp_path / "gpu.json"
     given = ["--small", "--device", "cpu", "--data", str(shapes), "--out", str(out)]

@@ -36,6 +36,7 @@ def test_short_rounds_are_many_and_long_ones_few(monkeypatch, seconds, rounds):
     assert now[0] == pytest.approx((rounds + 1) * seconds, abs=1.01 * seconds)
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_the_point_alone(tmp_path):
     """32 MiB of vectors, and little else: not Python, not the libraries, not another point."""
     systems.save_random_text(tmp_path / "tiny", systems.SMALL)
@@ -46,6 +47,7 @@ def test_memory_is_that_of_the_point_alone(tmp_path):
     assert 0 < point["fastest"] <= point["seconds"] <= point["slowest"]
 
 
+@pytest.mark.slow
 def test_growth_measures_six_curves():
     results = growth.measure(Namespace(small=True, rounds=1, threads=1))
     assert list(results["curves"]) == list(growth.CURVES) and len(growth.CURVES) == 6

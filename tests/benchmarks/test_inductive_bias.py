@@ -44,6 +44,7 @@ def test_shuffling_moves_whole_squares_to_the_same_places_and_loses_none():
     assert torch.equal(twice[0], shuffled[0]) and torch.equal(twice[1], shuffled[0] + 100)
 
 
+@pytest.mark.slow
 def test_a_run_depends_on_its_seed_alone(drawings):
     splits, groups = drawings
     given = {"pictures": 20, "lr": 1e-3, "steps": 2, "is_shuffled": False}
@@ -54,6 +55,7 @@ def test_a_run_depends_on_its_seed_alone(drawings):
     assert first["loss"] != other["loss"]
 
 
+@pytest.mark.slow
 def test_no_drawing_that_is_tested_is_learned_from(drawings):
     splits, groups = inductive_bias.load_pairs("emoji"), drawings[1]
     learned = splits["train"]
@@ -64,6 +66,7 @@ def test_no_drawing_that_is_tested_is_learned_from(drawings):
     assert not set(splits["test_concepts"]["emoji"]) & set(learned["emoji"])
 
 
+@pytest.mark.slow
 def test_a_small_study_is_made_once_and_can_be_gone_on_with(tmp_path, capsys):
     out = tmp_path / "runs.json"
     given = ["--small", "--threads", "1", "--out", str(out), "--seeds"]

@@ -3,8 +3,10 @@
 from argparse import Namespace
 
 import million_rows
+import pytest
 
 
+@pytest.mark.slow
 def test_small_tables_are_measured_in_processes_of_their_own(capsys):
     results = million_rows.measure(Namespace(small=True))
     assert results["rows"] == 2_000 and results["tables"].keys() == {"10", "400"}

@@ -3,8 +3,10 @@
 import json
 
 import photographs
+import pytest
 
 
+@pytest.mark.slow
 def test_a_small_comparison_is_made_once_and_can_be_gone_on_with(shapes, tmp_path, capsys):
     out = tmp_path / "runs.json"
     given = [str(shapes), "--small", "--epochs", "1", "--threads", "1", "--out", str(out)]

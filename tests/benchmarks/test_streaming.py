@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 
+import pytest
 import streaming
 from systems import SMALL, save_random_text
 
@@ -18,6 +19,7 @@ def test_no_two_pairs_are_alike(tmp_path):
     assert sum(map(len, load_pairs(tmp_path / "data").values())) == 250
 
 
+@pytest.mark.slow
 def test_memory_and_resuming_are_measured_in_processes_of_their_own(tmp_path, capsys):
     streaming.make_shards(tmp_path / "data", 160, 50)
     save_random_text(tmp_path / "text", SMALL)

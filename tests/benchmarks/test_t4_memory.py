@@ -14,6 +14,7 @@ VISION = ViTConfig(32, 8, dim=64, depth=2, num_heads=2)
 TEXT = DistilBertConfig(vocab_size=100, dim=64, hidden_dim=256, n_layers=1, n_heads=2)
 
 
+@pytest.mark.slow
 def test_counted_memory_is_that_of_the_weights_and_grows_with_the_batch():
     kinds = [t4_memory.count(batch, 8, VISION, TEXT) for batch in (128, 256, 384)]
     text = sum(p.numel() for p in DistilBertModel(TEXT).parameters())

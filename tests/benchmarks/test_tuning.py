@@ -31,6 +31,7 @@ def test_a_recipe_is_chosen_on_none_of_the_pictures_that_report_it(pairs):
     assert [len(choosing[split]) for split in choosing] == [20, tuning.WATCHED, 10]
 
 
+@pytest.mark.slow
 def test_a_small_comparison_is_made_once_and_can_be_gone_on_with(pairs, tmp_path, capsys):
     out = tmp_path / "runs.json"
     given = [str(pairs), "--small", "--threads", "1", "--out", str(out), "--seeds"]

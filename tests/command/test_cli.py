@@ -72,6 +72,7 @@ def test_evaluate_prints_and_writes_the_same_figures(run, pictures, tmp_path, ca
     assert f"R@5 {100 * figures['t2i_r5']:.1f}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_is_evaluated_on_what_it_was_trained_on(run, pictures, tmp_path, capsys):
     def evaluated(*given):
         status = main(["evaluate", str(run), *given, "--json", str(tmp_path / "figures.json")])
@@ -539,6 +540,7 @@ sys.exit(main(["evaluate", "nowhere", "--data", "emoji"]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["datasets", "pyarrow.lib", "transformers", "torch.nn"])
 def test_ctrl_c_while_libraries_are_imported_ends_in_one_line(module):
     command = [sys.executable, "-c", INTERRUPT_AT_IMPORT, module]

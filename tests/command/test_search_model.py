@@ -150,6 +150,7 @@ assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()
 """
 
 
+@pytest.mark.slow
 def test_a_search_loads_no_training_no_data_sets_and_no_transformers(pictures, tmp_path):
     page = ["--html", str(tmp_path / "found.html")]
     for given in (

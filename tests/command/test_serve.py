@@ -157,6 +157,7 @@ def test_a_picture_that_is_gone_is_not_found(client, server, folder):
         hidden.rename(folder / "blue.png")
 
 
+@pytest.mark.slow
 def test_the_command_serves_until_it_is_interrupted(folder, tmp_path):
     command = [sys.executable, "-m", "distilclip.cli", "serve", str(folder)]
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}

@@ -76,6 +76,7 @@ def test_any_cut_of_an_index_is_refused(small_model, pictures, tmp_path):
             ImageIndex.load(small_model, tmp_path / "cut")
 
 
+@pytest.mark.slow
 def test_an_index_of_ten_thousand_survives_kills_while_it_is_saved(small_model, tmp_path):
     generator = torch.Generator().manual_seed(0)
     vectors = torch.randn(2, 10_000, 16, generator=generator)
@@ -87,7 +88,8 @@ def test_an_index_of_ten_thousand_survives_kills_while_it_is_saved(small_model, 
     new.save(tmp_path / "other")
     duration = time.perf_counter() - started
     delays, killed, found = random.Random(0), 0, []
-    for _ in range(40):
+    # On a busy machine most die too late or too early: go on until enough died in between
+    while len(found) < 40 or (killed < 10 and len(found) < 400):
         old.save(file)
         killed += in_a_child_that_dies(lambda: new.save(file), delays.uniform(0, 1.2 * duration))
         loaded = ImageIndex.load(small_model, file)

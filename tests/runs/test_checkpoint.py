@@ -22,28 +22,32 @@ from distilclip.training import start_run
 
 RANDOM = {"dropout": 0.1, "patch_dropout": 0.25, "augmentation": 1.0, "flip": True}
 
+RESUMED = [  # after how many steps, of a run with which settings
+    (1, {}),
+    (3, {}),
+    (5, {"text_lr": 1e-4}),
+]
+RESUMED_TOO = [
+    (2, {"ema": 0.9}),
+    (3, {"text_lr": 1e-4, "captions_per_picture": 2, "sort_captions": True}),
+    (5, {"text_lr": 1e-4, "ema": 0.99, "micro_batch": 5}),
+    (5, {"precision": "float16"}),
+    (3, {"precision": "bfloat16"}),
+    (2, {"text_lr": 1e-4, "text_start": 0.5, "ema": 0.9}),
+    (3, {"text_lr": 1e-4, "text_start": 0.5}),  # the first step in which the captions learn
+    (5, {"text_lr": 1e-4, "text_start": 0.5}),
+    (3, {"text_lr": 1e-4, "text_layers": 1, "text_start": 0.5}),
+    (2, {"vision_start": 0.5}),
+    (3, {"vision_start": 0.5, "ema": 0.9}),  # the ViT's first step
+    (5, {"text_lr": 1e-4, "text_layers": 1, "micro_batch": 5, "ema": 0.9}),
+    (2, {"full_size_start": 0.5, "precision": "bfloat16"}),
+    (3, {"full_size_start": 0.5}),  # the first step with pictures of full size
+]
+
 
 @pytest.mark.parametrize(
     ("stop", "changes"),
-    [
-        (1, {}),
-        (3, {}),
-        (5, {"text_lr": 1e-4}),
-        (2, {"ema": 0.9}),
-        (3, {"text_lr": 1e-4, "captions_per_picture": 2, "sort_captions": True}),
-        (5, {"text_lr": 1e-4, "ema": 0.99, "micro_batch": 5}),
-        (5, {"precision": "float16"}),
-        (3, {"precision": "bfloat16"}),
-        (2, {"text_lr": 1e-4, "text_start": 0.5, "ema": 0.9}),
-        (3, {"text_lr": 1e-4, "text_start": 0.5}),  # the first step in which the captions learn
-        (5, {"text_lr": 1e-4, "text_start": 0.5}),
-        (3, {"text_lr": 1e-4, "text_layers": 1, "text_start": 0.5}),
-        (2, {"vision_start": 0.5}),
-        (3, {"vision_start": 0.5, "ema": 0.9}),  # the ViT's first step
-        (5, {"text_lr": 1e-4, "text_layers": 1, "micro_batch": 5, "ema": 0.9}),
-        (2, {"full_size_start": 0.5, "precision": "bfloat16"}),
-        (3, {"full_size_start": 0.5}),  # the first step with pictures of full size
-    ],
+    [*RESUMED, *(pytest.param(*each, marks=pytest.mark.slow) for each in RESUMED_TOO)],
 )
 def test_a_resumed_run_ends_with_the_same_weights(
     config, tmp_path, tiny_vit, monkeypatch, stop, changes
@@ -163,6 +167,7 @@ def test_a_state_of_another_model_is_refused(config, tmp_path):
             start_run(settings, torch.device("cpu"), saved | {"tensors": tensors})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["swapped", "repainted", "one byte"])
 def test_a_run_is_not_resumed_on_other_pictures(config, shapes, tmp_path, change):
     """Of the same names, with the same captions; a copy elsewhere, of any age, is the same."""
@@ -238,6 +243,7 @@ def contents_of(file):
         return json.loads(opened.metadata()["state"]), tensors
 
 
+@pytest.mark.slow
 def test_any_value_in_a_state_is_resumed_from_or_refused_in_one_sentence(config, tmp_path):
     """As by hand, without the checksum, which would betray it."""
     train(config(tmp_path / "run"), progress=False)

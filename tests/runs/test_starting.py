@@ -89,6 +89,7 @@ def test_a_run_goes_on_where_the_other_one_stopped(trained, tune, tmp_path):
     assert losses(result.history)[0] < (first + last) / 2 < first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -124,6 +125,7 @@ def test_a_resumed_run_ends_as_if_nothing_had_happened(
     assert losses(whole.history) == losses(resumed.history)
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_it_wrote_its_model_reads_the_other_one_again(
     trained, tune, tmp_path, monkeypatch
 ):
@@ -192,6 +194,7 @@ def test_settings_that_were_all_given_are_compared_when_the_run_begins(trained, 
         first_model(config.model_config(), str(trained))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["shapes", "scenes"])
 def test_replay_puts_bundled_drawings_behind_one_s_own(shapes, source):
     rows = load_pairs(str(shapes) if source == "shapes" else source)["train"]
@@ -207,6 +210,7 @@ def test_replay_puts_bundled_drawings_behind_one_s_own(shapes, source):
     assert len(with_replay(rows, 1e9)) == len(rows) + len(known)
 
 
+@pytest.mark.slow
 def test_replay_shows_no_drawing_twice():
     known = load_pairs("emoji")["train"]
     assert with_replay(known, 1.0) is known
@@ -215,6 +219,7 @@ def test_replay_shows_no_drawing_twice():
     assert sorted(both) == sorted(known["image_id"])
 
 
+@pytest.mark.slow
 def test_a_run_with_replay_is_longer_and_says_so(trained, tune, tmp_path, caplog):
     caplog.set_level("INFO", "distilclip")
     plain = train(tune(trained, tmp_path / "plain"), progress=False)
@@ -229,6 +234,7 @@ def test_a_run_with_replay_is_longer_and_says_so(trained, tune, tmp_path, caplog
     assert said in caplog.text
 
 
+@pytest.mark.slow
 def test_a_batch_is_filled_by_what_is_there(trained, tune, tmp_path):
     pictures = len(load_pairs(tune(trained, "any").data)["train"])
     for share in (0.25, 0.5, 1 / 3):

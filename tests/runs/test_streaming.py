@@ -78,6 +78,7 @@ def whole(request, config, tmp_path_factory):
     return folder, lambda out, **others: config(out, **changes, **others)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [1, 4, STEPS])
 def test_a_killed_run_goes_on_exactly(at, whole, tmp_path):
     folder, configure = whole
@@ -86,6 +87,7 @@ def test_a_killed_run_goes_on_exactly(at, whole, tmp_path):
     assert_same(tmp_path, folder)
 
 
+@pytest.mark.slow
 def test_a_run_interrupted_twice_goes_on_exactly(whole, tmp_path):
     folder, configure = whole
     assert run(configure(tmp_path), "Ctrl-C after AdamW", 2)[0] == "KeyboardInterrupt"
@@ -94,6 +96,7 @@ def test_a_run_interrupted_twice_goes_on_exactly(whole, tmp_path):
     assert_same(tmp_path, folder)
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_learns(config, tmp_path):
     calm = {"dropout": 0.0, "patch_dropout": 0.0, "augmentation": 0.0, "skip_broken": False}
     assert run(config(tmp_path / "one", **calm))[0] == "done"
@@ -184,6 +187,7 @@ def test_broken_pictures_are_left_out_counted_and_replaced(group, config, tmp_pa
     assert "Cannot decode the image '0.tar/0000020.png'" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_broken_picture_ends_the_run_in_a_sentence(config, tmp_path):
     ended = run(config(tmp_path / "run", data=broken_tar(tmp_path)))
     assert ended[0] == "ValueError"
@@ -191,6 +195,7 @@ def test_a_broken_picture_ends_the_run_in_a_sentence(config, tmp_path):
     assert "\n" not in ended[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tar", "parquet"])
 def test_a_run_that_loses_a_shard_goes_on_when_it_is_back(kind, config, tmp_path):
     data, lost = write_shards(tmp_path / "data", SIZES, kind), tmp_path / "elsewhere"
@@ -211,6 +216,7 @@ def test_a_run_that_loses_a_shard_goes_on_when_it_is_back(kind, config, tmp_path
     assert_same(tmp_path / "killed", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_another_stream_is_not_gone_on_with(config, tmp_path):
     data = write_shards(tmp_path / "data", [28])
     assert run(config(tmp_path / "run", data=data), "Ctrl-C after AdamW", 1)[0]

@@ -117,6 +117,7 @@ FILES = (as_copies, as_lines, as_named_table)
 ROWS = (as_frame, as_parquet, as_dataset, as_shuffled_dataset, as_saved)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layouts", [FILES, ROWS], ids=["files", "rows"])
 @FEW
 @given(dealt=DEALT)

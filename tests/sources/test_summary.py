@@ -7,6 +7,7 @@ import logging
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -114,3 +115,18 @@ def test_html_in_a_few_captions_is_named(caplog):
     for text in ("Q&A; a dog", "a < b > c", "5 <3 dogs", "R&D; b", "a dog & a cat"):
         report_odd_captions(pa.chunked_array([["a dog", "a cat", text]], pa.string()), "x")
     assert not caplog.records
+
+
+def test_captions_of_chosen_rows_are_looked_through_together(monkeypatch):
+    """Each is a chunk of its own there, and a pattern is compiled anew for every chunk."""
+    chunks, match = [], pa.compute.match_substring_regex
+
+    def counting(captions, pattern):
+        chunks.append(captions.num_chunks)
+        return match(captions, pattern)
+
+    monkeypatch.setattr("distilclip.sources.summary.pc.match_substring_regex", counting)
+    load_pairs("emoji")
+    report_odd_captions(pa.chunked_array([[f"a dog, {n}"] for n in range(99)], pa.string()), "x")
+    report_odd_captions(pa.chunked_array([], pa.string()), "x")
+    assert len(chunks) >= 8 and max(chunks) == 1

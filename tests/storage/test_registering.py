@@ -20,6 +20,7 @@ print(type(transformers.AutoModel.from_pretrained(sys.argv[1])).__name__)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "after", "name", "expected"),
     [

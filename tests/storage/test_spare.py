@@ -67,6 +67,7 @@ print([p[:, 0].unique().tolist() for _, p, e in read_pictures(folder, names, 8, 
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a limit on memory")
 @pytest.mark.parametrize("mebibytes", [64, 130, 220])
 def test_pictures_are_read_in_little_memory(tmp_path, mebibytes):

@@ -73,15 +73,18 @@ def said(tmp_path_factory):
     return {record["kind"]: record["faults"] for record in json.loads(found.read_text())}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FOUND)
 def test_a_planted_fault_is_found(fault, said):
     assert any(FOUND[fault] in each for each in said[fault]), said[fault]
 
 
+@pytest.mark.slow
 def test_what_is_right_is_not_said_to_be_a_fault(said):
     assert said["nothing"] == []
 
 
+@pytest.mark.slow
 def test_an_input_of_each_class_ends_as_it_should(said):
     """The first of each class, of seed 0; `make check` tries many more."""
     ours = {kind: faults for kind, faults in said.items() if kind not in {*FOUND, "nothing"}}

@@ -91,6 +91,7 @@ def tokens_in_node(tokenizer, texts: list[str], folder: Path) -> list[list[int]]
     return run_node(code, {"vocabulary": vocabulary, "texts": texts}, folder)
 
 
+@pytest.mark.slow
 @needs_node
 def test_tokenizer_is_that_of_transformers(tokenizer, tmp_path):
     draw = random.Random(0)
@@ -105,6 +106,7 @@ def test_tokenizer_is_that_of_transformers(tokenizer, tmp_path):
     assert not wrong, wrong[:5]
 
 
+@pytest.mark.slow
 @needs_node
 def test_emoji_are_named_as_the_package_names_them(model, tmp_path):
     """Every emoji alone, with selectors and skin tones, joined at random, and in sentences."""
@@ -127,6 +129,7 @@ def test_emoji_are_named_as_the_package_names_them(model, tmp_path):
     assert not unknown
 
 
+@pytest.mark.slow
 @needs_node
 def test_tokenizer_agrees_on_every_character(tokenizer, tmp_path):
     """But for characters younger than one of the two Unicode tables, all unknown to BERT."""
@@ -158,6 +161,7 @@ def shrunken_embeds(files: Path, model, queries: list[str]) -> np.ndarray:
     return np.concatenate([session.run(None, ids_of(model, query))[0] for query in queries])
 
 
+@pytest.mark.slow
 def test_shrunken_model_finds_what_the_package_finds(files, model, builder):
     pairs = load_pairs("emoji")
     manifest = json.loads((files / "manifest.json").read_text())
@@ -193,6 +197,7 @@ def test_shrunken_model_finds_what_the_package_finds(files, model, builder):
         assert scores.max() < row["hits"][0]["score"] + 1e-2
 
 
+@pytest.mark.slow
 def test_eight_of_the_ten_questions_have_a_fitting_picture_among_the_first_five(files):
     asked = json.loads((STATIC / "queries.json").read_text())
     gallery = json.loads((files / "gallery.json").read_text())
@@ -205,6 +210,7 @@ def test_eight_of_the_ten_questions_have_a_fitting_picture_among_the_first_five(
     assert len(missed) <= 2, missed
 
 
+@pytest.mark.slow
 @needs_node
 def test_the_browser_s_runtime_computes_the_same(files, model, tmp_path):
     """The same file, run by the WebAssembly that the page ships."""
@@ -236,6 +242,7 @@ def test_the_browser_s_runtime_computes_the_same(files, model, tmp_path):
     assert np.abs(in_browser - shrunken_embeds(files, model, queries)).max() < 1e-3
 
 
+@pytest.mark.slow
 def test_files_are_what_the_manifest_says(files, builder):
     manifest = json.loads((files / "manifest.json").read_text())
     for name, piece in manifest["pieces"].items():
@@ -256,6 +263,7 @@ def test_files_are_what_the_manifest_says(files, builder):
     assert not builder.up_to_date(files, "another stamp")
 
 
+@pytest.mark.slow
 def test_runtime_is_complete_and_licensed(builder):
     folder = STATIC / "onnxruntime-web"
     assert gzip.decompress((folder / builder.RUNTIME[1]).read_bytes()).startswith(b"\0asm")
@@ -280,6 +288,7 @@ def render(folder: Path) -> str:
     return (folder / "html" / "book" / "search.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_page_is_rendered_with_and_without_the_files(tmp_path):
     html = render(tmp_path)
     assert "not part of this build" in html and "live-search.js" not in html

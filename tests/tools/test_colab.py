@@ -129,6 +129,7 @@ def installed(tmp_path_factory):
     return folder / "packages"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["01_patches", "05_loss"])
 def test_a_chapter_runs_alone_from_the_wheel(name, installed, tmp_path):
     cells = nbformat.read(ROOT / "colab" / f"{name}.ipynb", as_version=4).cells

@@ -120,6 +120,7 @@ for title, code in json.load(sys.stdin):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["02_attention", "05_loss"])
 def test_each_section_runs_alone(name, tmp_path):
     notebook = nbformat.read(mirror.ROOT / "notebooks" / f"{name}.ipynb", as_version=4)

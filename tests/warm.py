@@ -1,0 +1,18 @@
+"""What a training run imports and builds once a process: a fork of a server that has it is fast."""
+
+import contextlib
+
+import matplotlib
+import PIL.Image
+import torch.profiler
+import torch.utils.data  # noqa: F401
+from transformers import AutoTokenizer, DistilBertModel  # noqa: F401
+
+import distilclip.training  # noqa: F401
+
+PIL.Image.init()
+matplotlib.get_data_path()
+with contextlib.suppress(ImportError):  # hundreds of patterns, for every architecture
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+    get_checkpoint_conversion_mapping("distilbert")
