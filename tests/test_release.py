@@ -94,6 +94,7 @@ def wheel(checkout, tmp_path_factory):
     return build_wheel(checkout, tmp_path_factory.mktemp("wheel"))
 
 
+@pytest.mark.slow
 def test_a_wheel_holds_the_package_and_nothing_else(wheel, checkout):
     assert wheel.name == f"distilclip-{distilclip.__version__}-py3-none-any.whl"
     files = files_of(wheel)
@@ -128,10 +129,12 @@ def opened_source(checkout, tmp_path_factory):
     return source
 
 
+@pytest.mark.slow
 def test_a_source_distribution_builds_the_same_wheel(wheel, opened_source, tmp_path):
     assert files_of(build_wheel(opened_source, tmp_path)) == files_of(wheel)
 
 
+@pytest.mark.slow
 def test_a_source_distribution_has_what_its_tests_look_at(opened_source, checkout):
     missing = [
         path.relative_to(checkout).as_posix()
@@ -157,6 +160,7 @@ def test_the_licence_of_the_package_names_that_of_all_it_holds():
     assert named == found | {"MIT"}  # ours
 
 
+@pytest.mark.slow
 def test_an_installed_wheel_is_the_package(wheel, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)

@@ -368,7 +368,7 @@ def test_an_average_without_memory_is_the_model(config, tmp_path):
 
 
 @pytest.mark.parametrize("each", [1, 3])
-@pytest.mark.parametrize("text_lr", [0, 1e-3])
+@pytest.mark.parametrize("text_lr", [pytest.param(0, marks=pytest.mark.slow), 1e-3])
 def test_micro_batches_train_as_the_whole_batch_does(config, tmp_path, each, text_lr):
     changes = {"text_lr": text_lr, "epochs": 2, "captions_per_picture": each}
     whole = train(config(tmp_path / "whole", **changes), progress=False)

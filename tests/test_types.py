@@ -144,10 +144,12 @@ def found(tmp_path_factory) -> dict[str, list[tuple[int, str, str]]]:
     return complaints
 
 
+@pytest.mark.slow
 def test_natural_uses_of_the_package_pass(found):
     assert found["right.py"] == []
 
 
+@pytest.mark.slow
 def test_wrong_uses_are_reported(found):
     rules = {line: rule for line, rule, _ in found["wrong.py"] if rule != "reportUnusedExpression"}
     assert rules == dict(enumerate(WRONG.values(), start=1))

@@ -41,6 +41,7 @@ def test_the_cpu_makes_nothing_per_pixel_for_pixels_that_lie_elsewhere(preset):
     assert largest.elements < 224 * 224  # less than one channel of one picture
 
 
+@pytest.mark.slow
 def test_the_benchmark_runs(monkeypatch, tmp_path):
     out = tmp_path / "host_work.json"
     monkeypatch.setattr(

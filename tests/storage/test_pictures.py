@@ -226,6 +226,7 @@ def test_what_would_take_too_much_is_refused_in_words(content, fault, tmp_path):
     assert not said
 
 
+@pytest.mark.slow
 def test_no_warning_of_pillow_s_about_size_is_shown(tmp_path):
     """In a process of its own, whose filters are those that a user has."""
     Image.new("1", (10_000, 9_500)).save(tmp_path / "large.png")
