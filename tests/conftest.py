@@ -27,9 +27,10 @@ hypothesis.settings.load_profile("untimed")
 
 # The files that take longest, which begin first: two workers then end at about the same time.
 LONGEST = [
-    *("08_train", "10_explain", "test_faults", "06_model", "09_search", "03_vit"),
-    *("test_build_search_page", "11_scale", "04_text", "test_export", "13_export", "test_scale"),
-    *("test_checkpoint", "test_training", "08b_run", "test_mirror", "12_share", "00_one_evening"),
+    *("10_explain", "08_train", "06_model", "09_search", "03_vit", "11_scale", "13_export"),
+    *("14_pretrained", "07_data", "04_text", "00_one_evening", "08b_run", "test_training"),
+    *("test_faults", "test_scale", "test_endings", "test_checkpoint", "test_streaming"),
+    *("test_build_search_page", "test_starting", "test_export", "test_attack", "test_start_here"),
 ]
 
 

@@ -54,7 +54,7 @@ CONTEXT.set_forkserver_preload(["warm"])
 def serve() -> None:
     """Start the server from which workers fork, with what a run needs imported."""
     with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("PYTHONPATH", str(Path(__file__).parent))  # where it finds `warm`
+        environment.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
         forkserver.ensure_running()
 
 

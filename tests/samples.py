@@ -1,6 +1,7 @@
 """What many tests look at: pictures, and folders of them with captions."""
 
 import numpy as np
+import pytest
 from PIL import Image
 
 COLOURS = ["red", "green", "blue", "yellow", "black", "orange", "purple", "grey"]
@@ -42,3 +43,10 @@ def mix_modes(module):
     for number, part in enumerate(module.modules()):
         part.training = number % 3 != 1
     return modes_of(module)
+
+
+def rest_slow(cases, quick=1):
+    """Cases for `parametrize`: the first ones for `make test`, the rest for `make slow`."""
+    cases = [case if isinstance(case, tuple) else (case,) for case in cases]
+    rest = [pytest.param(*case, marks=pytest.mark.slow) for case in cases[quick:]]
+    return [*(pytest.param(*case) for case in cases[:quick]), *rest]

@@ -15,6 +15,7 @@ from fault_worker import STEPS, configure, run, start, together
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from samples import rest_slow
 from transformers import DistilBertConfig, DistilBertModel
 
 from distilclip import DistilCLIP, DistilCLIPConfig, ImageIndex, TextEncoder, ViTConfig, load_pairs
@@ -90,6 +91,7 @@ def go_on(config, out):
 
 
 KILLS = [
+    ("half a file", 6),
     ("before a rename", 1),  # the first state of all
     ("after a rename", 1),  # a state, and nothing else yet
     ("before a rename", 4),
@@ -97,7 +99,6 @@ KILLS = [
     ("after a rename", 16),
     ("after a rename", 33),
     ("half a file", 1),
-    ("half a file", 6),
     ("half a file", 11),
     ("before AdamW", 1),
     ("after AdamW", 6),
@@ -108,8 +109,7 @@ KILLS = [
 ]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("fault", "at"), KILLS)
+@pytest.mark.parametrize(("fault", "at"), rest_slow(KILLS))
 def test_killed_at_a_chosen_point(whole, config, tmp_path, fault, at):
     assert run(config(tmp_path / "run"), fault, at) == ("killed", 9)
     assert go_on(config, tmp_path / "run")[0] == "done"
@@ -135,18 +135,17 @@ def test_killed_again_and_again(whole, config, tmp_path):
     assert_same(tmp_path / "run", whole[0])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("fault", "at"),
-    [
-        ("Ctrl-C before AdamW", 6),
-        ("Ctrl-C after AdamW", 6),
-        ("Ctrl-C after AdamW", 4),
-        ("Ctrl-C in a save", 20),
-        ("Ctrl-C in an evaluation", 1),
-        ("Ctrl-C in an evaluation", 3),
-    ],
-)
+INTERRUPTS = [
+    ("Ctrl-C before AdamW", 6),
+    ("Ctrl-C after AdamW", 6),
+    ("Ctrl-C after AdamW", 4),
+    ("Ctrl-C in a save", 20),
+    ("Ctrl-C in an evaluation", 1),
+    ("Ctrl-C in an evaluation", 3),
+]
+
+
+@pytest.mark.parametrize(("fault", "at"), rest_slow(INTERRUPTS))
 def test_ctrl_c_saves_a_whole_number_of_steps(whole, config, tmp_path, fault, at):
     end, message = run(config(tmp_path / "run"), fault, at)
     assert end == "KeyboardInterrupt" and "add --resume to the same command" in message

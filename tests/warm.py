@@ -1,9 +1,10 @@
-"""What a training run imports and builds once a process: a fork of a server that has it is fast."""
+"""What a training run imports and builds once per process: the server of workers has it ready."""
 
 import contextlib
 
 import matplotlib
 import PIL.Image
+import pytest  # noqa: F401
 import torch.profiler
 import torch.utils.data  # noqa: F401
 from transformers import AutoTokenizer, DistilBertModel  # noqa: F401

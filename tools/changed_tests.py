@@ -1,4 +1,4 @@
-"""Run the tests of the files that differ from the last commit, and those of the house.
+"""Run the quick tests of the files that differ from the last commit, and those of the house.
 
 python tools/changed_tests.py
 """
@@ -35,7 +35,8 @@ def main() -> int:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         changed += done.stdout.splitlines()
     names = tests_of([name for name in changed if (ROOT / name).is_file()])
-    return subprocess.run([sys.executable, "-m", "pytest", "-q", *names], cwd=ROOT).returncode
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", *names]
+    return subprocess.run(command, cwd=ROOT).returncode
 
 
 if __name__ == "__main__":

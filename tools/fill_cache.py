@@ -21,7 +21,7 @@ from jupyter_cache.base import CacheBundleIn
 from jupyter_cache.executors.utils import ExecutionResult, single_nb_execution
 from tqdm import tqdm
 
-LONGEST = ("08_train", "10_explain", "09_search", "06_model", "13_export")  # longest first
+LONGEST = ("10_explain", "08_train", "06_model", "09_search", "13_export")  # longest first
 FOLDERS = ("notebooks", "solutions")
 TIMEOUT = 1800  # seconds for a cell, as in _config.yml
 WORKERS = min(os.cpu_count() or 1, 4)

@@ -71,7 +71,8 @@ def report_odd_captions(captions: pa.ChunkedArray, name: str | Path) -> None:
     if not LOG.isEnabledFor(logging.WARNING):
         return
     # Chosen rows are a chunk each, and a pattern is compiled anew for every chunk
-    captions = pa.table({"captions": captions}).combine_chunks()["captions"]
+    if captions.num_chunks > len(captions) // 1000:
+        captions = pa.table({"captions": captions}).combine_chunks()["captions"]
     for pattern, (what, advice) in DOUBTS.items():
         is_odd = pc.match_substring_regex(captions, pattern)  # type: ignore[attr-defined]
         count = sum(chunk.true_count for chunk in is_odd.chunks)

@@ -55,7 +55,6 @@ def test_a_run_depends_on_its_seed_alone(drawings):
     assert first["loss"] != other["loss"]
 
 
-@pytest.mark.slow
 def test_no_drawing_that_is_tested_is_learned_from(drawings):
     splits, groups = inductive_bias.load_pairs("emoji"), drawings[1]
     learned = splits["train"]

@@ -12,7 +12,7 @@ import torch
 from recorded_runs import assert_same_weights, losses
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from samples import folder_of, picture
+from samples import folder_of, picture, rest_slow
 
 import distilclip.training as training
 from distilclip import TrainConfig, load_pairs, train
@@ -26,8 +26,6 @@ RESUMED = [  # after how many steps, of a run with which settings
     (1, {}),
     (3, {}),
     (5, {"text_lr": 1e-4}),
-]
-RESUMED_TOO = [
     (2, {"ema": 0.9}),
     (3, {"text_lr": 1e-4, "captions_per_picture": 2, "sort_captions": True}),
     (5, {"text_lr": 1e-4, "ema": 0.99, "micro_batch": 5}),
@@ -45,10 +43,7 @@ RESUMED_TOO = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("stop", "changes"),
-    [*RESUMED, *(pytest.param(*each, marks=pytest.mark.slow) for each in RESUMED_TOO)],
-)
+@pytest.mark.parametrize(("stop", "changes"), rest_slow(RESUMED, quick=3))
 def test_a_resumed_run_ends_with_the_same_weights(
     config, tmp_path, tiny_vit, monkeypatch, stop, changes
 ):
@@ -167,8 +162,7 @@ def test_a_state_of_another_model_is_refused(config, tmp_path):
             start_run(settings, torch.device("cpu"), saved | {"tensors": tensors})
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("change", ["swapped", "repainted", "one byte"])
+@pytest.mark.parametrize("change", rest_slow(["one byte", "swapped", "repainted"]))
 def test_a_run_is_not_resumed_on_other_pictures(config, shapes, tmp_path, change):
     """Of the same names, with the same captions; a copy elsewhere, of any age, is the same."""
     data = shutil.copytree(shapes, tmp_path / "data")

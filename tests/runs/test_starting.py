@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from recorded_runs import assert_same_weights, losses
+from samples import rest_slow
 
 import distilclip.training as training
 from distilclip import DistilCLIP, TrainConfig, load_pairs, train
@@ -194,8 +195,7 @@ def test_settings_that_were_all_given_are_compared_when_the_run_begins(trained, 
         first_model(config.model_config(), str(trained))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("source", ["shapes", "scenes"])
+@pytest.mark.parametrize("source", rest_slow(["shapes", "scenes"]))
 def test_replay_puts_bundled_drawings_behind_one_s_own(shapes, source):
     rows = load_pairs(str(shapes) if source == "shapes" else source)["train"]
     known = load_pairs("emoji")["train"]
@@ -210,7 +210,6 @@ def test_replay_puts_bundled_drawings_behind_one_s_own(shapes, source):
     assert len(with_replay(rows, 1e9)) == len(rows) + len(known)
 
 
-@pytest.mark.slow
 def test_replay_shows_no_drawing_twice():
     known = load_pairs("emoji")["train"]
     assert with_replay(known, 1.0) is known

@@ -263,7 +263,6 @@ def test_files_are_what_the_manifest_says(files, builder):
     assert not builder.up_to_date(files, "another stamp")
 
 
-@pytest.mark.slow
 def test_runtime_is_complete_and_licensed(builder):
     folder = STATIC / "onnxruntime-web"
     assert gzip.decompress((folder / builder.RUNTIME[1]).read_bytes()).startswith(b"\0asm")
