@@ -17,18 +17,18 @@ PLAYWRIGHT := playwright==1.65.2 greenlet==3.5.6
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
-book: $(READY) ## set up, run every notebook, render the book
-	@echo "==> Running the notebooks and rendering the book (some 6 minutes the first time)"
+book: $(READY) ## set up, run the notebooks that have changed, render the book
+	@echo "==> Rendering the book: outputs as committed, new ones of what has changed"
 	@$(BIN)/python tools/fresh_cache.py
 	@$(BIN)/python tools/fill_cache.py
 	@$(BIN)/python tools/build_search_page.py
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/jupyter-book build . --warningiserror --nitpick --quiet
 	@echo "==> The book: $(abspath $(PAGE))"
 
-test: $(READY) ## set up, check style and types, run the tests, compare every notebook
+test: $(READY) ## set up, check style and types, run the tests, compare the chapters
 	@echo "==> Notebooks against the package, colab/ against the notebooks, style (ruff), types (pyright)"
 	@$(MAKE) --no-print-directory -j 2 sources types
-	@echo "==> Unit tests, and every notebook against its stored output (pytest, nbval)"
+	@echo "==> Unit tests, and the chapters against their stored outputs (pytest, nbval)"
 	@# A worker a core and a thread a worker: most tests are too small to share among threads.
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
 		-m "not slow" --nbval --nbval-current-env notebooks solutions tests
@@ -43,9 +43,9 @@ sources: $(READY)
 types: $(READY)
 	$(BIN)/pyright
 
-slow: $(READY) ## run the tests that take seconds each: kills, several processes, tools and benchmarks whole
+slow: $(READY) ## run the rest: long chapters, solutions, kills, several processes, whole tools
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
-		-m slow tests
+		-m slow --nbval --nbval-current-env notebooks solutions tests
 
 quick: $(READY) sources ## in under a minute: style, mirror, and the quick tests of what has changed since HEAD
 	OMP_NUM_THREADS=1 $(BIN)/python tools/changed_tests.py

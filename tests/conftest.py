@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -25,16 +26,30 @@ from distilclip.vit import ViTConfig
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
+# Notebooks that are left to `make slow`: those that train for a minute, and all the solutions.
+SLOW_CHAPTERS = ("06_model", "08_train", "10_explain")
+
 # The files that take longest, which begin first: two workers then end at about the same time.
 LONGEST = [
     *("10_explain", "08_train", "06_model", "09_search", "03_vit", "11_scale", "13_export"),
-    *("14_pretrained", "07_data", "04_text", "00_one_evening", "08b_run", "test_training"),
+    *("00_one_evening", "14_pretrained", "07_data", "08b_run", "04_text", "test_training"),
     *("test_faults", "test_scale", "test_endings", "test_checkpoint", "test_streaming"),
     *("test_build_search_page", "test_starting", "test_export", "test_attack", "test_start_here"),
 ]
 
 
+def is_slow(path: Path) -> bool:
+    """Whether a notebook is left to `make slow`."""
+    return path.suffix == ".ipynb" and (
+        path.stem in SLOW_CHAPTERS or path.parent.name == "solutions"
+    )
+
+
+@pytest.hookimpl(tryfirst=True)  # before marks are looked at
 def pytest_collection_modifyitems(items):
+    for item in items:
+        if is_slow(item.path):
+            item.add_marker(pytest.mark.slow)
     place = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
     if not torch.cuda.is_available():

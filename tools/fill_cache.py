@@ -1,15 +1,19 @@
-"""Run the notebooks that the book's cache does not know, several at a time.
+"""Give the book's cache the outputs of every notebook; run those whose outputs may be old.
 
-Jupyter Book runs them one after the other; each keeps one core busy for most of its time, or two
-for a part of it. Here each gets its share of the cores, the longest first, and Jupyter Book then
-finds all outputs in its cache. A notebook that fails ends this with its traceback; those that
-were done stay in the cache.
+What is committed has outputs that `make test` and `make slow` compare with new ones: a notebook is
+taken as it is stored, if neither it nor the package has changed since the last commit. All others
+that the cache does not know are run, several at a time, as in a copy without git, or with --run.
 
-python tools/fill_cache.py
+Jupyter Book would run them one after the other; each keeps one core busy for most of its time, or
+two for a part of it. Here each gets its share of the cores, the longest first. A notebook that
+fails ends this with its traceback; those that were done stay in the cache.
+
+python tools/fill_cache.py [--run]
 """
 
 import argparse
 import os
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -23,6 +27,7 @@ from tqdm import tqdm
 
 LONGEST = ("10_explain", "08_train", "06_model", "09_search", "13_export")  # longest first
 FOLDERS = ("notebooks", "solutions")
+BELOW = ("distilclip", "requirements.txt")  # what every notebook's outputs depend on
 TIMEOUT = 1800  # seconds for a cell, as in _config.yml
 WORKERS = min(os.cpu_count() or 1, 4)
 
@@ -39,6 +44,48 @@ def missing(notebooks: list[Path]) -> list[Path]:
     return sorted(found, key=lambda path: place.get(path.stem, len(LONGEST)))
 
 
+def as_committed(notebooks: list[Path]) -> list[Path]:
+    """Those that git knows and finds unchanged, if what lies below them is unchanged, too."""
+
+    def lines(*command: str) -> list[str]:
+        done = subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True)
+        if done.returncode:
+            raise OSError(done.stderr)
+        return [name for name in done.stdout.split("\0") if name]
+
+    try:
+        known = set(lines("ls-files", "-z", *FOLDERS))
+        changed = {line[3:] for line in lines("status", "--porcelain", "-z", "--no-renames")}
+    except OSError:  # no git, or not a clone
+        return []
+    if any(name.split("/")[0] in BELOW for name in changed):
+        return []
+    names = {path: path.relative_to(ROOT).as_posix() for path in notebooks}
+    return [path for path in notebooks if names[path] in known - changed]
+
+
+def was_run(notebook: nbformat.NotebookNode) -> bool:
+    """Whether every cell with code has been run, from top to bottom."""
+    cells = [c for c in notebook.cells if c.cell_type == "code" and c.source.strip()]
+    return [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+
+
+def keep(path: Path, notebook: nbformat.NotebookNode, seconds: float | None = None) -> None:
+    """Put a notebook with its outputs into the cache."""
+    data = {} if seconds is None else {"execution_seconds": seconds}
+    bundle = CacheBundleIn(notebook, str(path), data=data)
+    get_cache(CACHE).cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
+
+
+def take_stored(notebooks: list[Path]) -> list[Path]:
+    """Keep the stored outputs of those that are as committed; return the others."""
+    for path in as_committed(notebooks):
+        notebook = nbformat.read(path, as_version=4)
+        if was_run(notebook):
+            keep(path, notebook)
+    return missing(notebooks)
+
+
 def execute(path: Path) -> ExecutionResult:
     """Run a notebook in its own folder."""
     notebook = nbformat.read(path, as_version=4)
@@ -46,9 +93,12 @@ def execute(path: Path) -> ExecutionResult:
 
 
 def main() -> int:
-    argparse.ArgumentParser(description=__doc__.split("\n\n")[0]).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--run", action="store_true", help="take no stored output")
+    options = parser.parse_args()
     todo = missing([p for f in FOLDERS for p in sorted((ROOT / f).glob("*.ipynb"))])
-    cache = get_cache(CACHE)
+    if not options.run:
+        todo = take_stored(todo)
     # As many threads as cores, all together; the kernels take this over.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // WORKERS)))
     # Threads, not processes: in one process no two kernels are given the same port.
@@ -64,8 +114,7 @@ def main() -> int:
                 bar.close()
                 print(f"{path.name} failed:\n{result.exc_string}", file=sys.stderr)
                 return 1
-            bundle = CacheBundleIn(result.nb, str(path), data={"execution_seconds": result.time})
-            cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
+            keep(path, result.nb, result.time)
             bar.update()
             bar.set_postfix_str(f"{path.stem} {result.time:.0f} s")
     return 0
