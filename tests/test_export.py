@@ -32,6 +32,7 @@ def onnx_folder(model, tmp_path_factory):
     return export_onnx(model, tmp_path_factory.mktemp("export") / "onnx")
 
 
+@pytest.mark.slow
 def test_onnx_towers_give_the_models_vectors(model, onnx_folder):
     ours = OnnxDistilCLIP(onnx_folder)
     for count in (1, 5):

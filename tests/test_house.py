@@ -510,6 +510,7 @@ def in_a_fresh_process(code: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_train_is_the_function_and_training_the_module():
     in_a_fresh_process(
         "import distilclip\n"

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from recorded_runs import assert_same_weights, losses
 from safetensors.torch import load_file
-from samples import COLOURS
+from samples import COLOURS, rest_slow
 from transformers import DistilBertConfig, DistilBertModel
 
 import distilclip.training as training
@@ -217,7 +217,7 @@ def test_the_chosen_format_and_its_reason_are_logged(config, tmp_path, monkeypat
     assert "bfloat16 (a pass of the image side: float32 0.500 s, bfloat16 0.200 s)" in caplog.text
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("precision", rest_slow(["bfloat16", "float16"]))
 def test_half_precision_learns_what_float32_learns(config, tmp_path, precision):
     curves = []
     for name in ("float32", precision):
@@ -367,7 +367,7 @@ def test_an_average_without_memory_is_the_model(config, tmp_path):
     assert_same_weights(average, model)
 
 
-@pytest.mark.parametrize("each", [1, 3])
+@pytest.mark.parametrize("each", rest_slow([3, 1]))
 @pytest.mark.parametrize("text_lr", [pytest.param(0, marks=pytest.mark.slow), 1e-3])
 def test_micro_batches_train_as_the_whole_batch_does(config, tmp_path, each, text_lr):
     changes = {"text_lr": text_lr, "epochs": 2, "captions_per_picture": each}

@@ -88,6 +88,7 @@ def test_a_run_is_evaluated_on_what_it_was_trained_on(run, pictures, tmp_path, c
     assert evaluated("--data", "emoji")[2]["images"] > 1000
 
 
+@pytest.mark.slow
 def test_data_that_are_not_what_they_were_are_told_of(pictures, tmp_path, capsys):
     folder, out = tmp_path / "pictures", tmp_path / "run"
     table = tmp_path / "table.csv"

@@ -43,7 +43,7 @@ RESUMED = [  # after how many steps, of a run with which settings
 ]
 
 
-@pytest.mark.parametrize(("stop", "changes"), rest_slow(RESUMED, quick=3))
+@pytest.mark.parametrize(("stop", "changes"), rest_slow(RESUMED))
 def test_a_resumed_run_ends_with_the_same_weights(
     config, tmp_path, tiny_vit, monkeypatch, stop, changes
 ):

@@ -44,6 +44,7 @@ def folder(small_model, tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_any_value_anywhere_gives_numbers_or_one_sentence(folder):
     whole = json.loads((folder / "config.json").read_text())
     cases = [(place, value) for place in places(whole) for value in VALUES]

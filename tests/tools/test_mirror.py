@@ -193,6 +193,7 @@ def split_house(house):
     return house
 
 
+@pytest.mark.slow
 def test_notebooks_mirror_the_package():
     command = [sys.executable, str(ROOT / "tools" / "mirror.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True)
