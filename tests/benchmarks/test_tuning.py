@@ -31,6 +31,34 @@ def test_a_recipe_is_chosen_on_none_of_the_pictures_that_report_it(pairs):
     assert [len(choosing[split]) for split in choosing] == [20, tuning.WATCHED, 10]
 
 
+def test_every_picture_is_searched_in_one_fold_and_learned_from_in_no_part_of_it(pairs):
+    searched = []
+    for number in range(5):
+        rows = tuning.fold_of(str(pairs), number, 5)
+        ids = [set(rows[split]["image_id"]) for split in ("train", "validation", "test")]
+        assert list(map(len, ids)) == [64 - tuning.WATCHED, tuning.WATCHED, 16]
+        assert len(set.union(*ids)) == 80
+        searched += rows["test"]["image_id"]
+    assert len(searched) == len(set(searched)) == 80
+
+
+def test_folds_and_seeds_are_not_averaged(pairs, tmp_path, capsys):
+    out, runs = tmp_path / "runs.json", []
+    for number, recall in enumerate((0.5, 0.7)):
+        rows = tuning.fold_of(str(pairs), number, 2)
+        counts = {"pictures": len(rows["train"]), "held_out": len(rows["test"]), "captions": 40}
+        metrics = dict.fromkeys(("t2i_r1", "t2i_r5", "t2i_r10"), recall)
+        run = {"kind": "pictures", "recipe": tuning.TUNE, "seed": number, "metrics": metrics}
+        runs.append(run | counts | {"fold": number, "folds": 2})
+    seeds = {key: value for key, value in runs[0].items() if not key.startswith("fold")}
+    runs.append(seeds | {"metrics": dict.fromkeys(metrics, 0.9)})
+    out.write_text(json.dumps({"runs": runs}))
+    given = ["--folds", "2", "--only", tuning.TUNE, "--out", str(out), "--threads", "1"]
+    tuning.main([str(pairs), *given])
+    assert "50.0, 70.0 " in capsys.readouterr().out
+    assert json.loads(out.read_text())["runs"] == runs
+
+
 @pytest.mark.slow
 def test_a_small_comparison_is_made_once_and_can_be_gone_on_with(pairs, tmp_path, capsys):
     out = tmp_path / "runs.json"
