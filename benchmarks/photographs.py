@@ -10,8 +10,8 @@ instead of an hour on a T4, and says which of two recipes is ahead there and the
 preset itself reaches. Batch size and learning rates are the presets' own.
 
 Each run is added to distilclip/book/results/photographs_cpu.json when it is done and is not made
-again: the command can be stopped at any time and given again. R@10 is that of the validation split,
-text to image; the pictures seen are those of all epochs together.
+again: the command can be stopped at any time and given again. Runs of other lengths are kept apart.
+R@10 is that of the validation split, text to image; the pictures seen are those of all epochs.
 """
 
 import argparse
@@ -114,22 +114,18 @@ def measure(options: argparse.Namespace, sizes: dict) -> list[dict]:
     for seed in options.seeds:
         for recipe in options.only or RECIPES:
             runs = stored(options.out)
-            if any((run["recipe"], run["seed"]) == (recipe, seed) for run in runs):
+            wanted = {"recipe": recipe, "seed": seed, "epochs": options.epochs}
+            if any(wanted.items() <= run.items() for run in runs):
                 continue
             run = train_once(options.data, RECIPES[recipe], options.epochs, seed, sizes)
-            about = {"recipe": recipe, "seed": seed, "epochs": options.epochs}
-            about |= {"settings": RECIPES[recipe] | sizes, "date": date.today().isoformat()}
-            whole = {
-                "device": options.device_name,
-                "threads": options.threads,
-                "torch": torch.__version__,
-                "commit": commit(),
-                "command": shlex.join(["python", "benchmarks/photographs.py", "FOLDER"])
-                + "".join(f" {word}" for word in options.shown),
-                "runs": [*stored(options.out), about | run],
-            }
+            about = wanted | {"settings": RECIPES[recipe] | sizes, "date": date.today().isoformat()}
+            about |= {"device": options.device_name, "threads": options.threads}
+            about |= {"torch": torch.__version__, "commit": commit()}
+            words = ["python", "benchmarks/photographs.py", "FOLDER", *options.shown]
+            about["command"] = shlex.join(words)
+            whole = {"runs": [*stored(options.out), about | run]}
             write_text(options.out, json.dumps(whole, indent=1) + "\n")
-    return stored(options.out)
+    return [run for run in stored(options.out) if run["epochs"] == options.epochs]
 
 
 def main(given: list[str] | None = None) -> None:
@@ -141,12 +137,15 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device-name", default="", help="what the results say of the machine")
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--out", type=Path)
     parser.add_argument("--small", action="store_true", help="a tiny model, for a trial")
     options = parser.parse_args(given)
-    options.shown = [shlex.quote(word) for word in given if word != options.data]
+    hidden = (options.data, "--out", str(options.out))
+    options.shown = [word for word in given if word not in hidden]
     torch.set_num_threads(options.threads)
-    print_bars(report(measure(options, TINY if options.small else SIZES)))
+    with tempfile.TemporaryDirectory() as place:
+        options.out = options.out or (Path(place) / "runs.json" if options.small else OUT)
+        print_bars(report(measure(options, TINY if options.small else SIZES)))
 
 
 if __name__ == "__main__":

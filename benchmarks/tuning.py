@@ -10,11 +10,11 @@ validation split, or of its train split where that has too few. With `--choosing
 aside, and as many of the pictures to learn from are searched instead: a recipe is chosen there, and
 what it gains is told by pictures that had no part in the choice. With `--folds 5` every picture is
 held out once: each run learns from four fifths of all the source's pictures and searches the rest,
-by a seed of its own; few pictures held out are a matter of luck. Three ways to a model are
-compared: the bundled one as it is, one from scratch by the preset `cpu` with the batch size of the
-README's older recipe, and the bundled one that goes on, by the preset `tune` and by what `RECIPES`
-changes in it. Of those that start from the bundled one it is measured, too, how well they still
-find the drawings of its own test split ("kept").
+with a seed of its own, because a recall on few pictures is a matter of luck. Three ways to a model
+are compared: the bundled one as it is, one from scratch by the preset `cpu` with the batch size of
+the README's older recipe, and the bundled one that goes on, by the preset `tune` and by what
+`RECIPES` changes in it. Of those that start from the bundled one it is measured, too, how well they
+still find the drawings of its own test split ("kept").
 
 Each run is added to distilclip/book/results/tuning.json when it is done and is not made again: the
 command can be stopped at any time and given again. Seconds are those of the processors in a whole
@@ -184,22 +184,25 @@ def measure(options: argparse.Namespace, tiny: dict) -> list[dict]:
     Each is written down when it is done. Those on other pictures of the same kind are left out: a
     recall among other candidates is another figure.
     """
-    found = []
+    places = []
     for seed in range(options.folds) if options.folds else options.seeds:
         if options.folds:
             rows = fold_of(options.data, seed, options.folds)
         else:
             rows = choose(options.data, options.pictures, options.held_out, options.choosing)
-        counts = {"pictures": len(rows["train"]), "held_out": len(rows["test"])}
-        counts["captions"] = sum(map(len, rows["test"]["captions"]))
-        about = {"kind": options.kind, **counts}
+        about = {"kind": options.kind, "pictures": len(rows["train"])}
+        about |= {"held_out": len(rows["test"])}
+        about |= {"captions": sum(map(len, rows["test"]["captions"]))}
         about |= {"choosing": True} if options.choosing else {}
         about |= {"fold": seed, "folds": options.folds} if options.folds else {}
+        places.append(about)
         for recipe in options.only or (BUNDLED, SCRATCH, TUNE):
             if recipe == BUNDLED and not options.folds and seed != options.seeds[0]:
                 continue
-            wanted = {"recipe": recipe, "seed": seed, **about}
-            if any(wanted.items() <= run.items() for run in stored(options.out)):
+            runs = stored(options.out)
+            if any(
+                (run["recipe"], run["seed"]) == (recipe, seed) and is_of(run, about) for run in runs
+            ):
                 continue
             print(f"{recipe}, seed {seed}", flush=True)
             run = about | measure_once(rows, recipe, seed, tiny)
@@ -211,17 +214,14 @@ def measure(options: argparse.Namespace, tiny: dict) -> list[dict]:
                 "date": date.today().isoformat(),
                 "command": options.shown,
             }
-            runs = [*stored(options.out), run]
-            write_text(options.out, json.dumps({"runs": runs}, indent=1) + "\n")
-        found += [
-            run
-            for run in stored(options.out)
-            if about.items() <= run.items()
-            and run not in found
-            and run.get("choosing", False) == options.choosing
-            and run.get("folds", 0) == options.folds
-        ]
-    return found
+            write_text(options.out, json.dumps({"runs": [*runs, run]}, indent=1) + "\n")
+    return [run for run in stored(options.out) if any(is_of(run, about) for about in places)]
+
+
+def is_of(run: dict, about: dict) -> bool:
+    """Whether a run was made on these pictures, by the same way of holding them out."""
+    ways = ("choosing", "fold", "folds")
+    return about.items() <= run.items() and all(run.get(w) == about.get(w) for w in ways)
 
 
 def main(given: list[str] | None = None) -> None:
@@ -240,6 +240,10 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--small", action="store_true", help="see whether it runs, soon")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(given)
+    if options.folds < 0 or options.folds == 1:
+        parser.error("--folds is a number of parts, two or more.")
+    if options.folds and options.choosing:
+        parser.error("--folds and --choosing hold other pictures out: give one of them.")
     others = [word for word in given if word not in (options.data, "--out", str(options.out))]
     options.shown = shlex.join(["python", "benchmarks/tuning.py", "FOLDER", *others])
     torch.set_num_threads(options.threads)

@@ -26,7 +26,7 @@ from distilclip.vit import ViTConfig
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
-# Notebooks that are left to `make slow`: those that train for a minute, and all the solutions.
+# Notebooks that are left to `make slow`: those that train longest, and all the solutions.
 SLOW_CHAPTERS = ("06_model", "08_train", "10_explain")
 
 # The files that take longest, which begin first: two workers then end at about the same time.

@@ -140,7 +140,7 @@ def runs_by_recipe(stored: dict) -> dict[str, set]:
     """The seeds of each recipe in a file of results."""
     seeds: dict[str, set] = {}
     for run in stored.get("runs", ()):
-        recipe = {key: run[key] for key in ("variant", "recipe", "budget") if key in run}
+        recipe = {key: run[key] for key in ("variant", "recipe", "budget", "epochs") if key in run}
         seeds.setdefault(json.dumps(recipe), set()).add(run.get("seed", 0))
     return seeds
 

@@ -24,6 +24,7 @@ def commands() -> list[list[str]]:
     return [arguments for word, *arguments in filter(None, words) if word == "distilclip"]
 
 
+@pytest.mark.slow
 def test_python_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pictures").mkdir()

@@ -1,8 +1,9 @@
 """Give the book's cache the outputs of every notebook; run those whose outputs may be old.
 
-What is committed has outputs that `make test` and `make slow` compare with new ones: a notebook is
-taken as it is stored, if neither it nor the package has changed since the last commit. All others
-that the cache does not know are run, several at a time, as in a copy without git, or with --run.
+What is committed has outputs that were stored by `make notebooks`, and whose printed parts
+`make test` and `make slow` compare with new ones: a notebook is taken as it is stored, if neither
+it nor the package has changed since the last commit. All others that the cache does not know are
+run, several at a time. In a copy without git, or with --run, these are all.
 
 Jupyter Book would run them one after the other; each keeps one core busy for most of its time, or
 two for a part of it. Here each gets its share of the cores, the longest first. A notebook that
@@ -32,30 +33,40 @@ TIMEOUT = 1800  # seconds for a cell, as in _config.yml
 WORKERS = min(os.cpu_count() or 1, 4)
 
 
+def longest_first(notebooks: list[Path]) -> list[Path]:
+    """In the order in which to start them."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    return sorted(notebooks, key=lambda path: place.get(path.stem, len(LONGEST)))
+
+
 def missing(notebooks: list[Path]) -> list[Path]:
-    """Those whose code the cache does not know, in the order in which to start them."""
+    """Those whose code the cache does not know."""
     cache, found = get_cache(CACHE), []
     for path in notebooks:
         try:
             cache.match_cache_notebook(nbformat.read(path, as_version=4))
         except KeyError:
             found.append(path)
-    place = {name: number for number, name in enumerate(LONGEST)}
-    return sorted(found, key=lambda path: place.get(path.stem, len(LONGEST)))
+    return found
+
+
+def git(*command: str) -> list[str]:
+    """What git prints, in its parts; OSError where it does not answer."""
+    how = {"encoding": "utf-8", "errors": "surrogateescape"}
+    done = subprocess.run(["git", *command], cwd=ROOT, capture_output=True, **how)
+    if done.returncode:
+        raise OSError(done.stderr)
+    return [part for part in done.stdout.split("\0" if "-z" in command else "\n") if part]
 
 
 def as_committed(notebooks: list[Path]) -> list[Path]:
     """Those that git knows and finds unchanged, if what lies below them is unchanged, too."""
-
-    def lines(*command: str) -> list[str]:
-        done = subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True)
-        if done.returncode:
-            raise OSError(done.stderr)
-        return [name for name in done.stdout.split("\0") if name]
-
+    status = ("status", "--porcelain", "-z", "--no-renames", "--untracked-files=all")
     try:
-        known = set(lines("ls-files", "-z", *FOLDERS))
-        changed = {line[3:] for line in lines("status", "--porcelain", "-z", "--no-renames")}
+        if git("rev-parse", "--show-prefix"):  # a folder of a larger repository
+            return []
+        known = set(git("ls-files", "-z", *FOLDERS))
+        changed = {line[3:] for line in git(*status)}
     except OSError:  # no git, or not a clone
         return []
     if any(name.split("/")[0] in BELOW for name in changed):
@@ -78,12 +89,14 @@ def keep(path: Path, notebook: nbformat.NotebookNode, seconds: float | None = No
 
 
 def take_stored(notebooks: list[Path]) -> list[Path]:
-    """Keep the stored outputs of those that are as committed; return the others."""
+    """Keep the stored outputs of those that are as committed; return those that are to be run."""
+    taken = []
     for path in as_committed(notebooks):
         notebook = nbformat.read(path, as_version=4)
         if was_run(notebook):
             keep(path, notebook)
-    return missing(notebooks)
+            taken.append(path)
+    return missing([path for path in notebooks if path not in taken])
 
 
 def execute(path: Path) -> ExecutionResult:
@@ -94,11 +107,10 @@ def execute(path: Path) -> ExecutionResult:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--run", action="store_true", help="take no stored output")
+    parser.add_argument("--run", action="store_true", help="run all of them")
     options = parser.parse_args()
-    todo = missing([p for f in FOLDERS for p in sorted((ROOT / f).glob("*.ipynb"))])
-    if not options.run:
-        todo = take_stored(todo)
+    notebooks = [p for f in FOLDERS for p in sorted((ROOT / f).glob("*.ipynb"))]
+    todo = longest_first(notebooks if options.run else take_stored(notebooks))
     # As many threads as cores, all together; the kernels take this over.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // WORKERS)))
     # Threads, not processes: in one process no two kernels are given the same port.

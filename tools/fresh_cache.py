@@ -10,6 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 CACHE = ROOT / "_build" / ".jupyter_cache"
+READ = ROOT / "_build" / ".doctrees"  # pages as Sphinx has read them, with their outputs
 STAMP = ROOT / "_build" / "package.sha256"
 
 
@@ -23,7 +24,8 @@ def main() -> None:
             digest.update(file.read_bytes())
     stamp = digest.hexdigest()
     if not STAMP.is_file() or STAMP.read_text() != stamp:
-        shutil.rmtree(CACHE, ignore_errors=True)
+        for made in (CACHE, READ):
+            shutil.rmtree(made, ignore_errors=True)
         STAMP.parent.mkdir(exist_ok=True)
         STAMP.write_text(stamp)
 

@@ -28,6 +28,7 @@ EXTRAS = ("faiss", "onnx")  # optional parts that have tests
 # About the repository's files, whatever the versions.
 BOOK_TESTS = ("benchmarks", "test_book.py", "tools/test_check_book.py", "tools/test_mirror.py")
 BOOK_TESTS += ("tools/test_build_search_page.py", "tools/test_check_links.py", "test_types.py")
+BOOK_TESTS += ("tools/test_fill_cache.py", "tools/test_run_notebooks.py")
 BOOK_TESTS += ("test_house.py", "test_release.py")  # about files, the same everywhere
 # What Windows does not have: forks, signals that end a process, limits on files, any name for one.
 POSIX_TESTS = (

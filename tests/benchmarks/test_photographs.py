@@ -18,10 +18,13 @@ def test_a_small_comparison_is_made_once_and_can_be_gone_on_with(shapes, tmp_pat
         ("t4-drawings", 0),
     ]
     seen = {run["pictures_seen"] for run in first["runs"]}
-    assert len(seen) == 1 and str(shapes) not in first["command"]
+    assert len(seen) == 1 and str(shapes) not in first["runs"][0]["command"]
+    longer = [run | {"epochs": 2} for run in first["runs"]]  # of other lengths: kept apart
+    out.write_text(json.dumps({"runs": [*first["runs"], *longer]}))
     photographs.main([*given, *chosen, "0", "1"])
     both = json.loads(out.read_text())["runs"]
-    assert both[:2] == first["runs"] and [run["seed"] for run in both] == [0, 0, 1, 1]
+    assert both[:4] == [*first["runs"], *longer]
+    assert [(run["seed"], run["epochs"]) for run in both[4:]] == [(1, 1), (1, 1)]
     assert "t4 over t4-drawings" in capsys.readouterr().out
 
 
