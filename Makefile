@@ -28,10 +28,10 @@ book: $(READY) ## set up, render the book; run what has changed, or everything: 
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/jupyter-book build . --warningiserror --nitpick --quiet
 	@echo "==> The book: $(abspath $(PAGE))"
 
-test: $(READY) ## set up, check style and types, run the tests, compare most chapters
+test: $(READY) ## set up, check style and types, run the tests, compare the shorter chapters
 	@echo "==> Notebooks against the package, colab/ against the notebooks, style (ruff), types (pyright)"
 	@$(MAKE) --no-print-directory -j 2 sources types
-	@echo "==> Unit tests, and most chapters against their stored outputs (pytest, nbval)"
+	@echo "==> Unit tests, and the shorter chapters against their stored outputs (pytest, nbval)"
 	@# A worker a core and a thread a worker: most tests are too small to share among threads.
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
 		-m "not slow" --nbval --nbval-current-env notebooks solutions tests

@@ -26,8 +26,8 @@ from distilclip.vit import ViTConfig
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
-# Notebooks that are left to `make slow`: those that train longest, and all the solutions.
-SLOW_CHAPTERS = ("06_model", "08_train", "10_explain")
+# Notebooks that are left to `make slow`: the longer chapters, and all the solutions.
+SLOW_CHAPTERS = ("06_model", "08_train", "09_search", "10_explain", "11_scale", "13_export")
 
 # The files that take longest, which begin first: two workers then end at about the same time.
 LONGEST = [
